@@ -1,0 +1,140 @@
+"""The manifest of a model bundle: what the model takes, gives, and how it is trained.
+
+``manifest.json`` is plain JSON of these structs. ``schema`` is raised when a reader of an older schema
+would misread the file.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+import msgspec
+
+from marram.errors import BundleError
+from marram.programs.program import Tensor
+
+SCHEMA = 1
+
+Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Task = Literal["classify", "reconstruct", "forecast", "regress"]
+Role = Literal["infer", "train", "evaluate", "predict"]
+
+
+class Channel(msgspec.Struct, frozen=True):
+    """One input channel of the model, with the unit that its values must have ("g", "deg/s", "%")."""
+
+    name: str
+    unit: str = ""
+
+
+class ProgramFile(msgspec.Struct, frozen=True):
+    """One program of the bundle: its member's name, the runtime it needs, its tensors."""
+
+    file: str
+    runtime: Literal["onnx", "tflite"]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+class Training(msgspec.Struct, frozen=True):
+    """Training defaults; a round's offer may override all but the optimiser, which is in the graph.
+
+    learning_rate: step size. batch: windows a step (the graph's batch is dynamic; this many are given).
+    epochs: passes over the windows in a round. state: length of the optimiser state vector.
+    """
+
+    optimiser: str = "sgd-momentum"
+    learning_rate: float = 0.05
+    batch: int = 16
+    epochs: int = 1
+    state: int = 0
+
+
+class ModelCard(msgspec.Struct, frozen=True):
+    """For people: where the model comes from and what was measured on it."""
+
+    description: str = ""
+    data: str = ""
+    licence: str = ""
+    metrics: dict[str, float] = {}
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """A bundle's manifest. ``parameters`` gives the order of the flat vector; shapes are fixed sizes.
+
+    rate: samples a second on the model's clock. length, stride: window length and step in samples.
+    labels: the classes, in the order of the scores. threshold: a reconstruct model's limit of normal,
+    None where each device finds its own. members: sha256 (hex) of every other file in the bundle.
+    """
+
+    name: Name
+    version: str
+    task: Task
+    channels: tuple[Channel, ...]
+    rate: Annotated[float, msgspec.Meta(gt=0)]
+    length: Annotated[int, msgspec.Meta(gt=0)]
+    stride: Annotated[int, msgspec.Meta(gt=0)]
+    programs: dict[Role, ProgramFile]
+    parameters: tuple[Tensor, ...]
+    members: dict[str, str]
+    labels: tuple[str, ...] = ()
+    threshold: float | None = None
+    training: Training = Training()
+    card: ModelCard = ModelCard()
+    schema: int = SCHEMA
+
+    @property
+    def parameter_count(self) -> int:
+        """Length of the flat parameter vector."""
+        return sum(math.prod(_fixed(tensor)) for tensor in self.parameters)
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        return tuple(channel.name for channel in self.channels)
+
+    @property
+    def family(self) -> str:
+        """The sha256 of what must be equal for deltas of two bundles to be added up.
+
+        That is: name, window, channels, labels, parameter layout and the training program. Versions,
+        int8 programs and parameter values may differ.
+        """
+        import hashlib
+
+        train = self.programs.get("train")
+        parts = (
+            self.name,
+            self.task,
+            self.channel_names,
+            self.rate,
+            self.length,
+            self.labels,
+            self.parameters,
+            self.members[train.file] if train else "",
+        )
+        return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+
+
+def _fixed(tensor: Tensor) -> tuple[int, ...]:
+    sizes = tuple(size for size in tensor.shape if isinstance(size, int))
+    if len(sizes) != len(tensor.shape):
+        raise BundleError(f"parameter {tensor.name!r} has a shape that is not fixed: {tensor.shape}")
+    return sizes
+
+
+def parse(text: bytes) -> Manifest:
+    """Read manifest.json. Raises BundleError naming the field that is wrong."""
+    try:
+        schema = msgspec.json.decode(text, type=_SchemaOnly).schema
+        if schema > SCHEMA:
+            raise BundleError(
+                f"manifest.json has schema {schema}, this version reads up to {SCHEMA}: upgrade marram"
+            )
+        return msgspec.json.decode(text, type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise BundleError(f"manifest.json is not valid: {error}") from error
+
+
+class _SchemaOnly(msgspec.Struct):
+    schema: int = SCHEMA

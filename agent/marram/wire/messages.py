@@ -1,0 +1,129 @@
+"""What device and aggregator say to each other, as structs; the bytes are CBOR in a COSE envelope.
+
+Arrays travel as ``bytes`` made by a codec chain. Every message carries an identity, so that a message
+that arrives twice counts once. docs/protocol.md describes each of them for other implementations.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+
+
+class Artefact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One published way to the parameters of ``version``.
+
+    kind: "snapshot" needs nothing; "update" needs the parameters of version - 1.
+    envelope: sha256 of the sealed bytes. size: their length. parts: how many chunks they came in.
+    """
+
+    version: Count
+    kind: Literal["snapshot", "update"]
+    envelope: Digest
+    size: Count
+    parts: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
+
+
+class Steps(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a device is asked to do: passes over its windows, batch size, step size, FedProx's mu."""
+
+    epochs: Annotated[int, msgspec.Meta(ge=0, le=1000)]
+    batch: Annotated[int, msgspec.Meta(ge=1, le=65536)]
+    learning_rate: Annotated[float, msgspec.Meta(ge=0)]
+    mu: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+
+
+class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A round, offered to all devices of the region (retained on ``<root>/round``).
+
+    family: ``Manifest.family`` of the bundle that is trained. version, digest: the base parameters and
+    the sha256 of their little-endian float32 bytes. chain: how the delta is to be encoded. seed: public
+    randomness of the chain (mixed with the device's name). minimum: labelled windows (or windows, for
+    tasks without labels) that a device needs. artefacts: the ways to the base parameters.
+    """
+
+    round: Count
+    model: str
+    family: str
+    version: Count
+    digest: Digest
+    chain: str
+    seed: Count
+    steps: Steps
+    minimum: Count
+    artefacts: tuple[Artefact, ...]
+
+
+class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The content of an artefact. digest: sha256 of the float32 bytes after it was applied."""
+
+    version: Count
+    kind: Literal["snapshot", "update"]
+    chain: str
+    seed: Count
+    payload: bytes
+    digest: Digest
+
+
+class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A model on a device's own held-out windows. loss: mean. accuracy: None where it has no meaning."""
+
+    count: Count
+    loss: float
+    accuracy: float | None = None
+
+
+class Delta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a device learnt in a round: new minus base parameters, encoded by the offer's chain.
+
+    samples: windows it trained on. before, after: the base and the new parameters on held-out windows.
+    """
+
+    round: Count
+    version: Count
+    chain: str
+    payload: bytes
+    samples: Annotated[int, msgspec.Meta(ge=1, le=1 << 40)]
+    before: Metrics
+    after: Metrics
+
+
+class Decline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A device will not train in this round, and why (the governor's reason)."""
+
+    round: Count
+    reason: Annotated[str, msgspec.Meta(max_length=200)]
+
+
+class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The aggregator has this delta safely on disk and counts it in the round. delta: its sha256."""
+
+    round: Count
+    delta: Digest
+
+
+class Refusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The aggregator will never count this delta. reason: a name of ``marram.wire.reasons``."""
+
+    delta: Digest
+    reason: str
+    detail: Annotated[str, msgspec.Meta(max_length=500)] = ""
+
+
+class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A bundle that inference may run, signed by the release key.
+
+    sequence: rises with each release of a model, so that an older one is never taken for news.
+    digest: sha256 of the bundle file. part_size: bytes a part, all but the last.
+    """
+
+    model: str
+    version: str
+    sequence: Count
+    digest: Digest
+    size: Count
+    part_size: Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]

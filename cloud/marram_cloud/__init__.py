@@ -1,0 +1,1 @@
+"""Marram's cloud side: the aggregator, its releases and the model workshop."""
