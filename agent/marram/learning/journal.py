@@ -96,7 +96,8 @@ class Journal:
         row = (action.digest, action.round, action.chain, action.seed, action.payload, action.sealed)
         with transaction(self.database):
             self.database.execute(
-                "INSERT INTO outbox (digest, round, chain, seed, payload, sealed) VALUES (?, ?, ?, ?, ?, ?)", row
+                "INSERT INTO outbox (digest, round, chain, seed, payload, sealed) VALUES (?, ?, ?, ?, ?, ?)",
+                row,
             )
             if action.residual is not None:
                 self._store("residual", np.frombuffer(action.residual, np.float32))
@@ -112,7 +113,7 @@ class Journal:
             return
         with transaction(self.database):
             chain = Chain.parse(row[0])
-            if give_back and chain.carries_residual:
+            if give_back and chain.feedback:
                 lost = chain.decode(bytes(row[2]), self.initial.shape[0], int(row[1]))
                 owed = self.residual()
                 self._store("residual", lost if owed is None else owed + lost)
@@ -137,4 +138,3 @@ class Journal:
         self.database.execute(
             "INSERT OR REPLACE INTO arrays VALUES (?, ?)", (name, vector.astype("<f4").tobytes())
         )
-

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from marram.errors import WireError
 from marram.wire import envelope, reasons
+from marram.wire.codec.seed import device_seed
 from marram.wire.messages import Artefact, Decline, Delta, Metrics, Offer, Parameters, Receipt, Refusal
 from marram.wire.signed import AggregatorTrust, Author
 from marram.wire.topics import Topics
@@ -109,9 +110,7 @@ class TrainingFailed:
     reason: str
 
 
-Event = (
-    Connected | Disconnected | Arrived | Woke | Applied | Permission | Trained | TrainingFailed
-)
+Event = Connected | Disconnected | Arrived | Woke | Applied | Permission | Trained | TrainingFailed
 
 
 # ---- actions -----------------------------------------------------------------------------------------
@@ -474,8 +473,9 @@ class Participant:
         self._outbox.append(digest)
         self.done_round = offer.round
         self.phase = f"round {offer.round}: delta in the outbox"
+        seed = device_seed(offer.seed, self.author.subject.name)
         commit = CommitDelta(
-            offer.round, digest, sealed, offer.chain, offer.seed, event.payload, event.residual, self._counter
+            offer.round, digest, sealed, offer.chain, seed, event.payload, event.residual, self._counter
         )
         if not self._connected:
             return [commit]

@@ -143,7 +143,7 @@ class MqttLink:
             return False
         info = self._client.publish(topic, payload, qos=1, retain=retain)
         self.bytes_out += len(topic) + len(payload)
-        return info.rc == paho.MQTT_ERR_SUCCESS
+        return bool(info.rc == paho.MQTT_ERR_SUCCESS)
 
     def subscribe(self, topics: tuple[str, ...]) -> None:
         """Subscribe with QoS 1; retained messages come (again) for each. Nothing while the link is down."""
@@ -186,7 +186,12 @@ class MqttLink:
                 delay = min(delay * 2, BACKOFF_LAST)
 
     def _on_connect(
-        self, client: paho.Client, userdata: Any, flags: Any, code: Any, properties: Any  # noqa: ANN401
+        self,
+        client: paho.Client,
+        userdata: Any,
+        flags: Any,
+        code: Any,
+        properties: Any,  # noqa: ANN401
     ) -> None:
         self._accepted = not code.is_failure
         if code.is_failure:
@@ -197,7 +202,12 @@ class MqttLink:
         self._listener(Up(limit - _PACKET_HEADROOM))
 
     def _on_disconnect(
-        self, client: paho.Client, userdata: Any, flags: Any, code: Any, properties: Any  # noqa: ANN401
+        self,
+        client: paho.Client,
+        userdata: Any,
+        flags: Any,
+        code: Any,
+        properties: Any,  # noqa: ANN401
     ) -> None:
         self._listener(Down(str(code)))
         self._gone.set()

@@ -92,7 +92,9 @@ class AggregatorTrust:
         try:
             certificate = x509.load_der_x509_certificate(sealed.chain[0])
         except ValueError as error:
-            raise WireError(reasons.MALFORMED, f"the certificate in the message is damaged: {error}") from error
+            raise WireError(
+                reasons.MALFORMED, f"the certificate in the message is damaged: {error}"
+            ) from error
         if certificates.key_id(certificate) != sealed.header.key_id:
             raise WireError(reasons.MALFORMED, "the key id is not that of the certificate in the message")
         subject = certificates.subject_of(certificate)

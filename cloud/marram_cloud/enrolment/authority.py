@@ -79,9 +79,7 @@ class Authority:
 def create(folder: Path, fleet: str) -> Authority:
     """Make a new authority in ``folder`` (``ca.key``, ``ca.crt``). Refuses to overwrite one."""
     if (folder / "ca.key").exists():
-        raise EnrolmentError(
-            f"{folder / 'ca.key'}: this fleet exists already; a new one needs a new folder"
-        )
+        raise EnrolmentError(f"{folder / 'ca.key'}: this fleet exists already; a new one needs a new folder")
     key = new_key()
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Marram fleet {fleet}")])
     now = datetime.now(UTC)

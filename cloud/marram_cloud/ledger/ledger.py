@@ -106,7 +106,7 @@ class StoredDelta:
     samples: int
     before: Metrics
     after: Metrics
-    bytes: int
+    size: int
     counter: int
     payload: bytes
 
@@ -151,8 +151,8 @@ class Ledger:
     def add_device(self, name: str, key_id: bytes, certificate: bytes, now: float) -> None:
         """A device and its certificate (DER); a new certificate takes the place of the old one."""
         self.database.execute(
-            "INSERT INTO devices (name, key_id, certificate, enrolled) VALUES (?, ?, ?, ?) ON CONFLICT (name) "
-            "DO UPDATE SET key_id = excluded.key_id, certificate = excluded.certificate, revoked = NULL",
+            "INSERT INTO devices (name, key_id, certificate, enrolled) VALUES (?, ?, ?, ?) "
+            "ON CONFLICT (name) DO UPDATE SET key_id = excluded.key_id, certificate = excluded.certificate, revoked = NULL",
             (name, key_id, certificate, now),
         )
 
@@ -244,16 +244,24 @@ class Ledger:
             (artefact.version, artefact.kind, artefact.envelope, artefact.parts, sealed),
         )
 
-    def artefacts(self) -> list[tuple[Artefact, bytes]]:
-        """All published artefacts with their sealed bytes."""
+    def artefacts(self) -> list[Artefact]:
+        """All published artefacts, without their bytes."""
         rows = self.database.execute(
-            "SELECT version, kind, envelope, parts, sealed FROM artefacts ORDER BY version, kind"
+            "SELECT version, kind, envelope, length(sealed), parts FROM artefacts ORDER BY version, kind"
         ).fetchall()
-        return [(Artefact(v, kind, bytes(env), len(sealed), parts), sealed) for v, kind, env, parts, sealed in rows]
+        return [Artefact(*row) for row in rows]
+
+    def sealed_artefact(self, artefact: Artefact) -> bytes:
+        row = self.database.execute(
+            "SELECT sealed FROM artefacts WHERE version = ? AND kind = ?", (artefact.version, artefact.kind)
+        ).fetchone()
+        if row is None:
+            raise LedgerError(f"there is no {artefact.kind} of version {artefact.version}")
+        return bytes(row[0])
 
     def drop_artefacts(self, before: int) -> list[Artefact]:
         """Forget what leads to versions before ``before``; returns what is to be taken off the broker."""
-        old = [artefact for artefact, _ in self.artefacts() if artefact.version < before]
+        old = [artefact for artefact in self.artefacts() if artefact.version < before]
         self.database.execute("DELETE FROM artefacts WHERE version < ?", (before,))
         return old
 
@@ -291,7 +299,20 @@ class Ledger:
         rows = self.database.execute(
             f"SELECT number, version, chain, seed, steps, opened, closed, counted, weight FROM rounds {where}"
         ).fetchall()
-        return [Round(*row[:4], msgspec.json.decode(row[4], type=Steps), *row[5:]) for row in rows]
+        return [
+            Round(
+                number,
+                version,
+                chain,
+                seed,
+                msgspec.json.decode(steps, type=Steps),
+                opened,
+                closed,
+                counted,
+                weight,
+            )
+            for number, version, chain, seed, steps, opened, closed, counted, weight in rows
+        ]
 
     def add_delta(self, delta: StoredDelta, now: float) -> None:
         """Commit-side of a receipt; the caller holds the transaction."""
@@ -304,7 +325,7 @@ class Ledger:
                 delta.samples,
                 msgspec.json.encode(delta.before),
                 msgspec.json.encode(delta.after),
-                delta.bytes,
+                delta.size,
                 now,
                 delta.payload,
             ),

@@ -27,7 +27,10 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class OpenRound:
-    """The current round, as the ledger holds it. accepted: devices whose delta is on disk."""
+    """The current round, as the ledger holds it. accepted: devices whose delta is on disk.
+
+    opened: when it may be offered (Unix s); in the future when rounds have a pace.
+    """
 
     number: int
     version: int
@@ -165,6 +168,7 @@ class Coordinator:
     declined: dict[str, str] = field(default_factory=dict)
     deadline: float = 0.0
     _accepted: set[str] = field(default_factory=set)
+    _offered: bool = False
     _closing: bool = False
 
     @property
@@ -176,6 +180,8 @@ class Coordinator:
         """When ``Woke`` is due (Unix s), or None."""
         if self.round is None or self._closing:
             return None
+        if not self._offered:
+            return self.round.opened
         settled = self.round.opened + self.rules.settle
         return min(settled, self.deadline) if self._all_answered() else self.deadline
 
@@ -199,10 +205,16 @@ class Coordinator:
                 return self._on_woke(now)
 
     def _on_opened(self, round: OpenRound, now: float) -> list[Action]:
-        self.round, self._closing = round, False
+        self.round, self._closing, self._offered = round, False, False
         self._accepted, self.declined = set(round.accepted), {}
         self.deadline = max(round.opened, now) + self.rules.deadline
-        return [Publish(round), *self._perhaps_close(now)]
+        return self._perhaps_offer(now)
+
+    def _perhaps_offer(self, now: float) -> list[Action]:
+        if self.round is None or self._offered or now < self.round.opened:
+            return []
+        self._offered = True
+        return [Publish(self.round), *self._perhaps_close(now)]
 
     def _on_delta(self, event: DeltaCame) -> list[Action]:
         current = self.round
@@ -233,6 +245,8 @@ class Coordinator:
         return [confirm, *self._perhaps_close(now)]
 
     def _on_woke(self, now: float) -> list[Action]:
+        if not self._offered:
+            return self._perhaps_offer(now)
         closing = self._perhaps_close(now)
         if closing or self.round is None or self._closing or now < self.deadline:
             return closing
@@ -246,7 +260,7 @@ class Coordinator:
         return enough and not (self.online - self._accepted - self.declined.keys())
 
     def _perhaps_close(self, now: float) -> list[Action]:
-        if self.round is None or self._closing or not self._all_answered():
+        if self.round is None or self._closing or not self._offered or not self._all_answered():
             return []
         return self._close() if now >= self.round.opened + self.rules.settle else []
 

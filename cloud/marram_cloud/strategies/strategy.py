@@ -16,6 +16,8 @@ Vector = NDArray[np.float64]
 class Strategy(Protocol):
     """One aggregation rule."""
 
-    def step(self, parameters: Vector, mean_delta: Vector, state: Vector | None) -> tuple[Vector, Vector | None]:
+    def step(
+        self, parameters: Vector, mean_delta: Vector, state: Vector | None
+    ) -> tuple[Vector, Vector | None]:
         """The next parameters and state, float64 (P,), from the sample-weighted mean delta."""
         ...
