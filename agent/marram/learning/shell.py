@@ -11,12 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from marram.errors import StorageError
+from marram.errors import StorageError, WireError
 from marram.learning import participant as machine
 from marram.learning.journal import Journal
 from marram.learning.participant import Participant
 from marram.wire import chunks
-from marram.wire.messages import Offer
+from marram.wire.codec.chain import Chain
+from marram.wire.codec.seed import device_seed
+from marram.wire.messages import Metrics, Offer
+from marram.wire.parameters import Vector
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +34,18 @@ class Link(Protocol):
     def unsubscribe(self, topics: tuple[str, ...]) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a training gave. delta: float32 (P,), new minus base. samples: windows it trained on."""
+
+    delta: Vector
+    samples: int
+    before: Metrics
+    after: Metrics
+
+
 class Trainer(Protocol):
-    """Trains in the background and later dispatches ``Trained`` or ``TrainingFailed``."""
+    """Trains in the background; its end comes back as ``Shell.trained`` or ``TrainingFailed``."""
 
     def start(self, offer: Offer) -> None: ...
 
@@ -71,6 +84,27 @@ class Shell:
                     return
                 if answer is not None:
                     pending.append(answer)
+
+    def trained(self, offer: Offer, outcome: Outcome, now: float) -> None:
+        """Encode a training's delta and give it to the participant.
+
+        Encoded here and not in the trainer, so that no refusal that gives a delta back can come between
+        reading the residual and writing it.
+        """
+        participant = self.participant
+        chain = Chain.parse(offer.chain)
+        residual = self.journal.residual() if chain.feedback else None
+        try:
+            seed = device_seed(offer.seed, participant.author.subject.name)
+            encoded = chain.encode(outcome.delta, seed, residual)
+        except WireError as error:
+            self.dispatch(machine.TrainingFailed(offer.round, str(error)), now)
+            return
+        left = None if encoded.residual is None else encoded.residual.astype("<f4").tobytes()
+        event = machine.Trained(
+            offer.round, encoded.payload, left, outcome.samples, outcome.before, outcome.after
+        )
+        self.dispatch(event, now)
 
     def _perform(self, action: machine.Action) -> machine.Event | None:
         match action:

@@ -362,7 +362,7 @@ class Service:
         self._queue(topic, self.author.seal(message, topic, self._next_counter(now)), retain=False)
 
     def _count(self, device: str, reason: str, detail: str, now: float) -> None:
-        log.warning("refused a message of %s: %s: %s", device, reason, detail)
+        log.info("refused a message of %s: %s: %s", device, reason, detail)
         self.ledger.count_refusal(device, reason, detail[:500], now)
 
     def _next_counter(self, now: float) -> int:
