@@ -105,12 +105,10 @@ class Chain:
         intended = values
         pieces = []
         for stage in self.stages:
-            if isinstance(stage, Feedback) and residual is not None:
-                values = values + residual
+            if isinstance(stage, Feedback):
+                intended = values = values if residual is None else values + residual
             values, data = stage.encode(values, seed)
             pieces.append(data)
-            if isinstance(stage, Feedback):
-                intended = values
         payload = b"".join(pieces)
         return Encoded(payload, intended - self.decode(payload, n, seed) if self.feedback else None)
 
