@@ -1,0 +1,107 @@
+"""The participant's hands: performs its actions on a journal, a link, a governor and a trainer.
+
+It is used by the daemon with the real ones and by the simulation with simulated ones. ``dispatch`` must be
+called by one thread at a time. An error of the disk makes the participant start again from the journal.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from marram.errors import StorageError
+from marram.learning import participant as machine
+from marram.learning.journal import Journal
+from marram.learning.participant import Participant
+from marram.wire import chunks
+from marram.wire.messages import Offer
+
+log = logging.getLogger(__name__)
+
+
+class Link(Protocol):
+    """What the shell needs of the connection; see ``marram.link.mqtt.MqttLink``."""
+
+    def publish(self, topic: str, payload: bytes, retain: bool = False) -> bool: ...
+
+    def subscribe(self, topics: tuple[str, ...]) -> None: ...
+
+    def unsubscribe(self, topics: tuple[str, ...]) -> None: ...
+
+
+class Trainer(Protocol):
+    """Trains in the background and later dispatches ``Trained`` or ``TrainingFailed``."""
+
+    def start(self, offer: Offer) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+@dataclass
+class Shell:
+    """See the module's docstring. permit: the governor, gives (allowed, reason) for an offer.
+
+    make: builds a participant from what the journal holds.
+    """
+
+    make: Callable[[], Participant]
+    journal: Journal
+    link: Link
+    trainer: Trainer
+    permit: Callable[[Offer], tuple[bool, str]]
+    chunk_limit: int = chunks.DEFAULT_LIMIT
+    participant: Participant = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.participant = self.make()
+
+    def dispatch(self, event: machine.Event, now: float) -> None:
+        """Give the participant one event and do what it wants done."""
+        pending: list[machine.Event] = [event]
+        while pending:
+            for action in self.participant.handle(pending.pop(0), now):
+                try:
+                    answer = self._perform(action)
+                except StorageError as error:
+                    log.error("learning starts again from the journal: %s", error)
+                    self.trainer.stop()
+                    self.participant = self.make()
+                    return
+                if answer is not None:
+                    pending.append(answer)
+
+    def _perform(self, action: machine.Action) -> machine.Event | None:
+        match action:
+            case machine.Subscribe():
+                self.link.subscribe(action.topics)
+            case machine.Unsubscribe():
+                self.link.unsubscribe(action.topics)
+            case machine.Apply():
+                return self.journal.apply(action)
+            case machine.Ask():
+                allowed, reason = self.permit(action.offer)
+                return machine.Permission(action.offer.round, allowed, reason)
+            case machine.Train():
+                self.trainer.start(action.offer)
+            case machine.StopTraining():
+                self.trainer.stop()
+            case machine.CommitDelta():
+                self.journal.commit_delta(action)
+            case machine.Settle():
+                self.journal.settle(action.digest, action.give_back)
+            case machine.Send():
+                self._send("delta", self.journal.sealed(action.digest) or b"")
+            case machine.SendDecline():
+                self._send("decline", action.sealed)
+            case machine.Note():
+                log.log(logging.WARNING if action.level == "warning" else logging.INFO, "%s", action.text)
+        return None
+
+    def _send(self, kind: str, sealed: bytes) -> None:
+        participant = self.participant
+        topic = participant.topics.up(participant.author.subject.name, kind)
+        for frame in chunks.split(sealed, self.chunk_limit) if sealed else []:
+            if not self.link.publish(topic, frame):
+                return

@@ -1,0 +1,105 @@
+"""What must survive a power cut: SQLite files opened one way, and files replaced as a whole.
+
+A database that SQLite itself finds damaged is put aside under another name, never deleted, and a new one
+is begun: a device with a bad card sector goes on working and its operator can still look.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from marram.errors import StorageError
+
+log = logging.getLogger(__name__)
+
+
+def open_database(path: Path | str, schema: str, durable: bool = True) -> sqlite3.Connection:
+    """Open (or make) a database in WAL mode and run ``schema`` (idempotent SQL) on it.
+
+    durable: every commit reaches the disk before it returns; else the last commits may be lost, but
+    never the file's consistency. ``":memory:"`` gives a database without a file. The connection may be
+    used by several threads, one at a time. Raises StorageError when the place cannot be written.
+    """
+    try:
+        return _open(path, schema, durable)
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError) or isinstance(path, str):
+            raise StorageError(f"{path}: cannot be opened: {error}") from error
+        aside = path.with_name(f"{path.name}.damaged-{int(time.time())}")
+        path.replace(aside)
+        for suffix in ("-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        log.error("%s is damaged (%s); it was put aside as %s and begun anew", path, error, aside.name)
+        return _open(path, schema, durable)
+
+
+def _open(path: Path | str, schema: str, durable: bool) -> sqlite3.Connection:
+    if isinstance(path, Path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"{path.parent}: cannot be made: {error.strerror}") from error
+    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+    try:
+        prepare(database, schema, durable)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def prepare(database: sqlite3.Connection, schema: str, durable: bool = True) -> None:
+    """Set the pragmas and run the schema on an open connection."""
+    database.execute("PRAGMA journal_mode=WAL")
+    database.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+    database.execute("PRAGMA cache_size=-512")
+    if database.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+        raise sqlite3.DatabaseError("its pages do not fit together")
+    database.executescript(schema)
+
+
+@contextmanager
+def transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """All of the block's statements, or none. Raises StorageError when the disk is full or gone."""
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield database
+        database.execute("COMMIT")
+    except BaseException as error:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+        if isinstance(error, sqlite3.OperationalError):
+            raise StorageError(f"state could not be written: {error}") from error
+        raise
+
+
+def replace_file(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Write a whole file so that a power cut leaves the old or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,419 @@
+"""What an aggregator must not lose: devices, rounds, deltas, versions, releases (one SQLite file).
+
+A delta is in the ledger before its receipt is sent; a round is closed and the next one opened in one
+transaction. So after kill -9 at any point the aggregator goes on exactly where the ledger says.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from cryptography import x509
+from marram.errors import MarramError
+from marram.storage import transaction
+from marram.wire.messages import Artefact, Metrics, Steps
+from marram.wire.parameters import Vector, parameters_digest
+from numpy.typing import NDArray
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS devices (
+  name TEXT PRIMARY KEY, key_id BLOB NOT NULL UNIQUE, certificate BLOB NOT NULL,
+  enrolled REAL NOT NULL, revoked REAL, counter INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS versions (
+  version INTEGER PRIMARY KEY, digest BLOB NOT NULL, created REAL NOT NULL,
+  parameters BLOB, exact BLOB, state BLOB
+);
+CREATE TABLE IF NOT EXISTS artefacts (
+  version INTEGER NOT NULL, kind TEXT NOT NULL, envelope BLOB NOT NULL, parts INTEGER NOT NULL,
+  sealed BLOB NOT NULL, PRIMARY KEY (version, kind)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS rounds (
+  number INTEGER PRIMARY KEY, version INTEGER NOT NULL, chain TEXT NOT NULL, seed INTEGER NOT NULL,
+  steps BLOB NOT NULL, opened REAL NOT NULL, closed REAL, counted INTEGER, weight INTEGER
+);
+CREATE TABLE IF NOT EXISTS deltas (
+  round INTEGER NOT NULL, device TEXT NOT NULL, digest BLOB NOT NULL UNIQUE, samples INTEGER NOT NULL,
+  before BLOB NOT NULL, after BLOB NOT NULL, bytes INTEGER NOT NULL, received REAL NOT NULL, payload BLOB,
+  PRIMARY KEY (round, device)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS refusals (
+  device TEXT NOT NULL, reason TEXT NOT NULL, count INTEGER NOT NULL, last REAL NOT NULL,
+  detail TEXT NOT NULL, PRIMARY KEY (device, reason)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS releases (
+  sequence INTEGER PRIMARY KEY, model TEXT NOT NULL, version TEXT NOT NULL, digest BLOB NOT NULL,
+  parameters INTEGER NOT NULL, created REAL NOT NULL, bundle BLOB NOT NULL, part_size INTEGER NOT NULL,
+  sealed BLOB NOT NULL
+);
+"""
+
+
+class LedgerError(MarramError):
+    """The ledger does not hold what is asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """An enrolled device. counter: the highest message counter that was accepted from it."""
+
+    name: str
+    certificate: x509.Certificate
+    revoked: bool
+    counter: int
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of the parameters. exact: float64 (P,), what the rule computed; ``parameters`` is what
+    devices hold after the lossy update, and the difference goes into the next update."""
+
+    version: int
+    digest: bytes
+    parameters: Vector
+    exact: NDArray[np.float64]
+    state: NDArray[np.float64] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One round; ``closed`` is None while it is open."""
+
+    number: int
+    version: int
+    chain: str
+    seed: int
+    steps: Steps
+    opened: float
+    closed: float | None = None
+    counted: int | None = None
+    weight: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDelta:
+    """A delta to be committed, as it was verified."""
+
+    round: int
+    device: str
+    digest: bytes
+    samples: int
+    before: Metrics
+    after: Metrics
+    size: int
+    counter: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRelease:
+    """A release with the bundle's bytes. parameters: the version that it was made from."""
+
+    sequence: int
+    model: str
+    version: str
+    digest: bytes
+    parameters: int
+    bundle: bytes
+    part_size: int
+    sealed: bytes
+
+
+@dataclass
+class Ledger:
+    """The ledger over one database, opened by ``marram.storage.open_database`` with ``SCHEMA``."""
+
+    database: sqlite3.Connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All changes of the block, or none."""
+        with transaction(self.database):
+            yield
+
+    # ---- facts
+
+    def fact(self, name: str) -> object:
+        row = self.database.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return None if row is None else row[0]
+
+    def set_fact(self, name: str, value: str | int | bytes) -> None:
+        self.database.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+    # ---- devices
+
+    def add_device(self, name: str, key_id: bytes, certificate: bytes, now: float) -> None:
+        """A device and its certificate (DER); a new certificate takes the place of the old one."""
+        self.database.execute(
+            "INSERT INTO devices (name, key_id, certificate, enrolled) VALUES (?, ?, ?, ?) "
+            "ON CONFLICT (name) DO UPDATE SET key_id = excluded.key_id, certificate = excluded.certificate, revoked = NULL",
+            (name, key_id, certificate, now),
+        )
+
+    def revoke_device(self, name: str, now: float) -> None:
+        """Raises LedgerError when there is no such device."""
+        done = self.database.execute("UPDATE devices SET revoked = ? WHERE name = ?", (now, name))
+        if done.rowcount == 0:
+            raise LedgerError(f"there is no device {name!r}; `marram-cloud devices` lists them")
+
+    def device_by_key(self, key_id: bytes) -> Device | None:
+        row = self.database.execute(
+            "SELECT name, certificate, revoked, counter FROM devices WHERE key_id = ?", (key_id,)
+        ).fetchone()
+        if row is None:
+            return None
+        return Device(row[0], x509.load_der_x509_certificate(row[1]), row[2] is not None, row[3])
+
+    def counter(self, device: str) -> int:
+        row = self.database.execute("SELECT counter FROM devices WHERE name = ?", (device,)).fetchone()
+        return 0 if row is None else int(row[0])
+
+    def devices(self) -> list[tuple[str, float, bool]]:
+        """(name, enrolled at, revoked) of every device."""
+        rows = self.database.execute("SELECT name, enrolled, revoked FROM devices ORDER BY name").fetchall()
+        return [(name, enrolled, revoked is not None) for name, enrolled, revoked in rows]
+
+    # ---- versions and artefacts
+
+    def add_version(
+        self, version: int, parameters: Vector, exact: NDArray[np.float64],
+        state: NDArray[np.float64] | None, now: float,
+    ) -> None:  # fmt: skip
+        self.database.execute(
+            "INSERT INTO versions VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                version,
+                parameters_digest(parameters),
+                now,
+                parameters.astype("<f4").tobytes(),
+                exact.astype("<f8").tobytes(),
+                None if state is None else state.astype("<f8").tobytes(),
+            ),
+        )
+
+    def forget_versions(self, before: int) -> None:
+        """Drop the arrays that no later step needs: ``exact`` and ``state`` of all but the newest, and
+        the parameters and updates of versions before ``before``."""
+        self.database.execute(
+            "UPDATE versions SET exact = NULL, state = NULL "
+            "WHERE exact IS NOT NULL AND version < (SELECT max(version) FROM versions)"
+        )
+        self.database.execute(
+            "UPDATE versions SET parameters = NULL WHERE parameters IS NOT NULL AND version < ?", (before,)
+        )
+
+    def latest_version(self) -> Version | None:
+        row = self.database.execute(
+            "SELECT version, digest, parameters, exact, state FROM versions ORDER BY version DESC LIMIT 1"
+        ).fetchone()
+        if row is None:
+            return None
+        state = None if row[4] is None else np.frombuffer(row[4], "<f8")
+        return Version(row[0], row[1], np.frombuffer(row[2], "<f4"), np.frombuffer(row[3], "<f8"), state)
+
+    def version_digest(self, version: int) -> bytes:
+        row = self.database.execute("SELECT digest FROM versions WHERE version = ?", (version,)).fetchone()
+        if row is None:
+            raise LedgerError(f"there is no version {version}")
+        return bytes(row[0])
+
+    def parameters(self, version: int) -> Vector:
+        """The published parameters of a version, float32 (P,). Raises LedgerError when they are gone."""
+        row = self.database.execute(
+            "SELECT parameters FROM versions WHERE version = ?", (version,)
+        ).fetchone()
+        if row is None or row[0] is None:
+            raise LedgerError(f"the parameters of version {version} are not kept (any more)")
+        return np.frombuffer(row[0], "<f4")
+
+    def kept_versions(self) -> list[int]:
+        rows = self.database.execute(
+            "SELECT version FROM versions WHERE parameters IS NOT NULL ORDER BY version"
+        ).fetchall()
+        return [row[0] for row in rows]
+
+    def add_artefact(self, artefact: Artefact, sealed: bytes) -> None:
+        self.database.execute(
+            "INSERT INTO artefacts VALUES (?, ?, ?, ?, ?)",
+            (artefact.version, artefact.kind, artefact.envelope, artefact.parts, sealed),
+        )
+
+    def artefacts(self) -> list[Artefact]:
+        """All published artefacts, without their bytes."""
+        rows = self.database.execute(
+            "SELECT version, kind, envelope, length(sealed), parts FROM artefacts ORDER BY version, kind"
+        ).fetchall()
+        return [Artefact(*row) for row in rows]
+
+    def sealed_artefact(self, artefact: Artefact) -> bytes:
+        row = self.database.execute(
+            "SELECT sealed FROM artefacts WHERE version = ? AND kind = ?", (artefact.version, artefact.kind)
+        ).fetchone()
+        if row is None:
+            raise LedgerError(f"there is no {artefact.kind} of version {artefact.version}")
+        return bytes(row[0])
+
+    def drop_artefacts(self, before: int) -> list[Artefact]:
+        """Forget what leads to versions before ``before``; returns what is to be taken off the broker."""
+        old = [artefact for artefact in self.artefacts() if artefact.version < before]
+        self.database.execute("DELETE FROM artefacts WHERE version < ?", (before,))
+        return old
+
+    # ---- rounds and deltas
+
+    def open_round(self, round: Round) -> None:
+        self.database.execute(
+            "INSERT INTO rounds (number, version, chain, seed, steps, opened) VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                round.number,
+                round.version,
+                round.chain,
+                round.seed,
+                msgspec.json.encode(round.steps),
+                round.opened,
+            ),
+        )
+
+    def close_round(self, number: int, now: float, counted: int, weight: int) -> None:
+        self.database.execute(
+            "UPDATE rounds SET closed = ?, counted = ?, weight = ? WHERE number = ? AND closed IS NULL",
+            (now, counted, weight, number),
+        )
+
+    def current_round(self) -> Round | None:
+        """The open round, or None before the first."""
+        rounds = self._rounds("WHERE closed IS NULL ORDER BY number DESC LIMIT 1")
+        return rounds[0] if rounds else None
+
+    def rounds(self, last: int = 1 << 60) -> list[Round]:
+        """The last rounds, oldest first."""
+        return self._rounds(f"ORDER BY number DESC LIMIT {int(last)}")[::-1]
+
+    def _rounds(self, where: str) -> list[Round]:
+        rows = self.database.execute(
+            f"SELECT number, version, chain, seed, steps, opened, closed, counted, weight FROM rounds {where}"
+        ).fetchall()
+        return [
+            Round(
+                number,
+                version,
+                chain,
+                seed,
+                msgspec.json.decode(steps, type=Steps),
+                opened,
+                closed,
+                counted,
+                weight,
+            )
+            for number, version, chain, seed, steps, opened, closed, counted, weight in rows
+        ]
+
+    def add_delta(self, delta: StoredDelta, now: float) -> None:
+        """Commit-side of a receipt; the caller holds the transaction."""
+        self.database.execute(
+            "INSERT INTO deltas VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                delta.round,
+                delta.device,
+                delta.digest,
+                delta.samples,
+                msgspec.json.encode(delta.before),
+                msgspec.json.encode(delta.after),
+                delta.size,
+                now,
+                delta.payload,
+            ),
+        )
+        self.database.execute(
+            "UPDATE devices SET counter = max(counter, ?) WHERE name = ?", (delta.counter, delta.device)
+        )
+
+    def knows_delta(self, digest: bytes) -> bool:
+        row = self.database.execute("SELECT 1 FROM deltas WHERE digest = ?", (digest,)).fetchone()
+        return row is not None
+
+    def delta_devices(self, round: int) -> list[tuple[str, int]]:
+        """(device, samples) of a round's deltas, in the order of the device's name."""
+        rows = self.database.execute(
+            "SELECT device, samples FROM deltas WHERE round = ? ORDER BY device", (round,)
+        ).fetchall()
+        return [(row[0], row[1]) for row in rows]
+
+    def delta_payload(self, round: int, device: str) -> bytes:
+        row = self.database.execute(
+            "SELECT payload FROM deltas WHERE round = ? AND device = ?", (round, device)
+        ).fetchone()
+        if row is None or row[0] is None:
+            raise LedgerError(f"the delta of {device} in round {round} is not kept (any more)")
+        return bytes(row[0])
+
+    def forget_payloads(self, before: int) -> None:
+        """Drop the payloads of rounds that were summed before round ``before``; what was measured stays."""
+        self.database.execute(
+            "UPDATE deltas SET payload = NULL WHERE round < ? AND payload IS NOT NULL", (before,)
+        )
+
+    def evaluations(self) -> dict[int, list[tuple[str, Metrics]]]:
+        """By version of the parameters: what each device measured of it on its own held-out windows."""
+        rows = self.database.execute(
+            "SELECT rounds.version, deltas.device, deltas.before FROM deltas "
+            "JOIN rounds ON rounds.number = deltas.round ORDER BY rounds.version, deltas.device"
+        )
+        found: dict[int, list[tuple[str, Metrics]]] = {}
+        for version, device, before in rows:
+            found.setdefault(version, []).append((device, msgspec.json.decode(before, type=Metrics)))
+        return found
+
+    def round_figures(self, number: int) -> tuple[int, int, list[Metrics], list[Metrics]]:
+        """(deltas, bytes received, before, after) of one round."""
+        rows = self.database.execute(
+            "SELECT bytes, before, after FROM deltas WHERE round = ? ORDER BY device", (number,)
+        ).fetchall()
+        before = [msgspec.json.decode(row[1], type=Metrics) for row in rows]
+        after = [msgspec.json.decode(row[2], type=Metrics) for row in rows]
+        return len(rows), sum(row[0] for row in rows), before, after
+
+    # ---- refusals
+
+    def count_refusal(self, device: str, reason: str, detail: str, now: float) -> None:
+        self.database.execute(
+            "INSERT INTO refusals VALUES (?, ?, 1, ?, ?) ON CONFLICT (device, reason) DO UPDATE SET "
+            "count = count + 1, last = excluded.last, detail = excluded.detail",
+            (device, reason, now, detail),
+        )
+
+    def refusals(self) -> dict[str, int]:
+        """How many messages were refused, by reason."""
+        rows = self.database.execute("SELECT reason, sum(count) FROM refusals GROUP BY reason").fetchall()
+        return {row[0]: row[1] for row in rows}
+
+    # ---- releases
+
+    def add_release(self, release: StoredRelease, now: float) -> None:
+        self.database.execute(
+            "INSERT INTO releases VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                release.sequence,
+                release.model,
+                release.version,
+                release.digest,
+                release.parameters,
+                now,
+                release.bundle,
+                release.part_size,
+                release.sealed,
+            ),
+        )
+
+    def latest_release(self) -> StoredRelease | None:
+        row = self.database.execute(
+            "SELECT sequence, model, version, digest, parameters, bundle, part_size, sealed FROM releases "
+            "ORDER BY sequence DESC LIMIT 1"
+        ).fetchone()
+        return None if row is None else StoredRelease(*row)

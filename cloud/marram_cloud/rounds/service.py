@@ -1,0 +1,389 @@
+"""The aggregator at work: messages in batches through the coordinator into the ledger, then the answers.
+
+Everything that a batch changes is one transaction; only after it has been committed is anything sent
+(commit, then tell). When the transaction fails, the coordinator is rebuilt from the ledger and the devices,
+which have no receipt, send again. The service knows no socket and no clock: it is given messages and the
+time, and calls ``send``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+from marram.errors import MarramError, WireError
+from marram.wire import envelope, reasons
+from marram.wire.codec.chain import Chain
+from marram.wire.codec.seed import device_seed
+from marram.wire.messages import Artefact, Decline, Delta, Offer, Parameters, Receipt, Refusal
+from marram.wire.parameters import Vector, advance, parameters_digest
+from marram.wire.signed import Author, read
+from marram.wire.topics import Topics
+
+from marram_cloud.engines.engine import DeltaReference, Engine
+from marram_cloud.ledger.ledger import Ledger, Round, StoredDelta, Version
+from marram_cloud.rounds import coordinator as machine
+from marram_cloud.rounds.coordinator import Coordinator, OpenRound
+from marram_cloud.rounds.intake import Reassembly, Verified, decode_delta, verify
+from marram_cloud.rounds.settings import RoundSettings
+
+log = logging.getLogger(__name__)
+
+Send = Callable[[str, bytes, bool], None]
+MAX_STATE = 4096
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model whose parameters are learnt: name, family and initial parameters of its bundle."""
+
+    name: str
+    family: str
+    initial: Vector
+
+
+@dataclass
+class Service:
+    """One region's aggregator. ``send(topic, payload, retain)`` is called after each commit."""
+
+    ledger: Ledger
+    author: Author
+    topics: Topics
+    model: Model
+    settings: RoundSettings
+    engine: Engine
+    send: Send
+    _coordinator: Coordinator = field(init=False)
+    _reassembly: Reassembly = field(init=False)
+    _deltas: dict[bytes, tuple[Verified, Delta]] = field(default_factory=dict)
+    _outgoing: list[tuple[str, bytes, bool]] = field(default_factory=list)
+    _counter: int = 0
+
+    def __post_init__(self) -> None:
+        self._coordinator = Coordinator(self.settings.rules)
+        self._reassembly = Reassembly(self.settings.max_delta)
+
+    @property
+    def wake_at(self) -> float | None:
+        """When ``wake`` is due (Unix s), or None."""
+        return self._coordinator.wake_at
+
+    @property
+    def coordinator(self) -> Coordinator:
+        """For the status: who is online, who has answered."""
+        return self._coordinator
+
+    def subscriptions(self) -> tuple[str, ...]:
+        return (self.topics.state("+"), self.topics.up("+", "delta"), self.topics.up("+", "decline"))
+
+    # ---- what happens
+
+    def start(self, now: float) -> None:
+        """Begin, or go on where the ledger says; call again to rebuild after an error."""
+        online = self._coordinator.online
+        self._coordinator = Coordinator(self.settings.rules, online=online)
+        self._deltas.clear()
+        with self.ledger.transaction():
+            self._begin_if_new(now)
+            current = self.ledger.current_round()
+            if current is not None:
+                self._handle(machine.Opened(self._open_round(current)), now)
+        self._flush()
+
+    def connected(self, now: float) -> None:
+        """The link is up: make the broker's retained messages what the ledger says."""
+        current = self.ledger.current_round()
+        if current is not None and current.opened <= now:
+            for artefact in self.ledger.artefacts():
+                self._queue_artefact(artefact)
+            self._queue_offer(current, now)
+            self._flush()
+
+    def take(self, messages: Sequence[tuple[str, bytes]], now: float) -> None:
+        """A batch of messages, in the order of their arrival; committed as one, then answered."""
+
+        def work() -> None:
+            for topic, payload in messages:
+                self._message(topic, payload, now)
+
+        self._transact(work, now)
+
+    def wake(self, now: float) -> None:
+        """``wake_at`` has passed."""
+        self._transact(lambda: self._handle(machine.Woke(), now), now)
+
+    def _transact(self, work: Callable[[], None], now: float) -> None:
+        try:
+            with self.ledger.transaction():
+                work()
+        except MarramError as error:
+            log.error("nothing of a batch was taken: %s; devices will send it again", error)
+            self._outgoing.clear()
+            self.start(now)
+            return
+        self._flush()
+
+    def _flush(self) -> None:
+        outgoing, self._outgoing = self._outgoing, []
+        for topic, payload, retain in outgoing:
+            self.send(topic, payload, retain)
+
+    # ---- messages
+
+    def _message(self, topic: str, payload: bytes, now: float) -> None:
+        sender = self.topics.device_of(topic)
+        if sender is None:
+            return
+        if topic == self.topics.state(sender):
+            self._handle(machine.Presence(sender, _online(payload)), now)
+            return
+        try:
+            message = self._reassembly.add(topic, payload)
+        except WireError as error:
+            self._count(sender, error.reason, str(error), now)
+            return
+        if message is None:
+            return
+        try:
+            verified = verify(self.ledger, self.topics.fleet, topic, sender, message, self.settings.max_delta)
+            if topic == self.topics.up(sender, "delta"):
+                self._delta(verified, now)
+            else:
+                decline = read(verified.sealed, Decline)
+                self._handle(machine.Declined(sender, decline.round, decline.reason), now)
+        except WireError as error:
+            self._refuse(sender, envelope.digest(message), error.reason, str(error), now)
+
+    def _delta(self, verified: Verified, now: float) -> None:
+        header, delta = verified.sealed.header, read(verified.sealed, Delta)
+        if header.round != delta.round:
+            raise WireError(reasons.MALFORMED, "header and delta name different rounds")
+        self._deltas[verified.digest] = verified, delta
+        came = machine.DeltaCame(
+            device=verified.device.name,
+            digest=verified.digest,
+            round=delta.round,
+            base=header.base or b"",
+            chain=delta.chain,
+            counter=header.counter,
+            known=self.ledger.knows_delta(verified.digest),
+            last_counter=self.ledger.counter(verified.device.name),
+        )
+        try:
+            self._handle(came, now)
+        finally:
+            self._deltas.pop(verified.digest, None)
+
+    # ---- what the coordinator wants done
+
+    def _handle(self, event: machine.Event, now: float) -> None:
+        for action in self._coordinator.handle(event, now):
+            match action:
+                case machine.Store():
+                    self._store(action, now)
+                case machine.Confirm():
+                    self._queue_receipt(action, now)
+                case machine.Count():
+                    self._count(action.device, action.reason, action.detail, now)
+                case machine.Refuse():
+                    self._refuse(action.device, action.digest, action.reason, action.detail, now)
+                case machine.Publish():
+                    self._publish(action.round, now)
+                case machine.Close():
+                    self._close(action.round, now)
+
+    def _store(self, action: machine.Store, now: float) -> None:
+        verified, delta = self._deltas[action.digest]
+        current = self.ledger.current_round()
+        assert current is not None
+        seed = device_seed(current.seed, action.device)
+        # Decoded here only to judge its values; the sum reads it from the ledger again.
+        decode_delta(current.chain, delta.payload, self.model.initial.shape[0], seed, self.settings.max_norm)
+        stored = StoredDelta(
+            round=delta.round,
+            device=action.device,
+            digest=action.digest,
+            samples=delta.samples,
+            before=delta.before,
+            after=delta.after,
+            size=verified.size,
+            counter=verified.sealed.header.counter,
+            payload=delta.payload,
+        )
+        self.ledger.add_delta(stored, now)
+        self._handle(machine.DeltaStored(action.device, action.digest, delta.round), now)
+
+    def _close(self, open_round: OpenRound, now: float) -> None:
+        """Sum, step, encode, commit the next version and open the next round."""
+        current = self.ledger.current_round()
+        latest = self.ledger.latest_version()
+        assert current is not None and latest is not None and current.number == open_round.number
+        size = self.model.initial.shape[0]
+        mean = self.engine.weighted_mean(self._references(current), size)
+        target, state = self.settings.strategy.step(latest.exact, mean.mean, latest.state)
+        self.ledger.close_round(current.number, now, mean.count, mean.weight)
+        version = self._next_version(latest, target, state, now)
+        log.info(
+            "round %d closed: %d deltas, %d windows; parameters are version %d",
+            current.number, mean.count, mean.weight, version,
+        )  # fmt: skip
+        self.ledger.forget_payloads(current.number + 1 - self.settings.keep_payloads)
+        self.ledger.forget_versions(version - self.settings.keep_versions)
+        if self.settings.limit is not None and current.number + 1 >= self.settings.limit:
+            self._coordinator.round = None
+            self._queue_offer_off()
+            return
+        opened = max(now, current.opened + self.settings.every)
+        following = self._new_round(current.number + 1, version, opened)
+        self.ledger.open_round(following)
+        self._handle(machine.Opened(self._open_round(following)), now)
+
+    def _references(self, round: Round) -> Iterator[DeltaReference]:
+        size = self.model.initial.shape[0]
+        for device, samples in self.ledger.delta_devices(round.number):
+
+            def load(device: str = device) -> Vector:
+                payload = self.ledger.delta_payload(round.number, device)
+                return Chain.parse(round.chain).decode(payload, size, device_seed(round.seed, device))
+
+            yield DeltaReference(device, samples, load)
+
+    def _next_version(
+        self,
+        latest: Version,
+        target: np.typing.NDArray[np.float64],
+        state: np.typing.NDArray[np.float64] | None,
+        now: float,
+    ) -> int:
+        version, chain = latest.version + 1, self.settings.update_chain
+        seed = _seed(self.model.family, version)
+        payload = Chain.parse(chain).encode((target - latest.parameters).astype(np.float32), seed).payload
+        parameters = advance(latest.parameters, "update", chain, payload, seed)
+        self.ledger.add_version(version, parameters, target, state, now)
+        digest = parameters_digest(parameters)
+        self._add_artefact(Parameters(version, "update", chain, seed, payload, digest), now)
+        if version % self.settings.snapshot_every == 0:
+            self._add_snapshot(version, parameters, now)
+            for old in self.ledger.drop_artefacts(version - 1):
+                for part in range(old.parts):
+                    self._queue(self.topics.parameters(old.version, old.kind, part), b"", retain=True)
+        return version
+
+    # ---- rounds and artefacts
+
+    def _begin_if_new(self, now: float) -> None:
+        family = self.ledger.fact("family")
+        if family is not None and family != self.model.family:
+            raise MarramError(
+                f"this ledger holds another model's parameters than bundle {self.model.name!r}; "
+                "give the aggregator a new state folder, or the bundle that it began with"
+            )
+        if self.ledger.latest_version() is not None:
+            return
+        initial = self.model.initial
+        self.ledger.set_fact("family", self.model.family)
+        self.ledger.add_version(0, initial, initial.astype(np.float64), None, now)
+        self._add_snapshot(0, initial, now)
+        self.ledger.open_round(self._new_round(0, 0, now))
+
+    def _new_round(self, number: int, version: int, opened: float) -> Round:
+        seed = _seed(self.model.family + self.author.subject.region, number)
+        return Round(number, version, self.settings.chain, seed, self.settings.steps, opened)
+
+    def _open_round(self, round: Round) -> OpenRound:
+        accepted = frozenset(device for device, _ in self.ledger.delta_devices(round.number))
+        digest = self.ledger.version_digest(round.version)
+        return OpenRound(round.number, round.version, digest, round.chain, round.opened, accepted)
+
+    def _add_snapshot(self, version: int, parameters: Vector, now: float) -> None:
+        payload = Chain.parse("float32").encode(parameters, 0).payload
+        digest = parameters_digest(parameters)
+        self._add_artefact(Parameters(version, "snapshot", "float32", 0, payload, digest), now)
+
+    def _add_artefact(self, message: Parameters, now: float) -> None:
+        topic = self.topics.parameters(message.version, message.kind, 0)
+        sealed = self.author.seal(message, topic, self._next_counter(now))
+        parts = -(-len(sealed) // self.settings.part_size)
+        artefact = Artefact(message.version, message.kind, envelope.digest(sealed), len(sealed), parts)
+        self.ledger.add_artefact(artefact, sealed)
+
+    def _publish(self, round: OpenRound, now: float) -> None:
+        for artefact in self.ledger.artefacts():
+            if artefact.version == round.version:
+                self._queue_artefact(artefact)
+        current = self.ledger.current_round()
+        assert current is not None
+        self._queue_offer(current, now)
+
+    # ---- answers
+
+    def _queue(self, topic: str, payload: bytes, retain: bool) -> None:
+        self._outgoing.append((topic, payload, retain))
+
+    def _queue_artefact(self, artefact: Artefact) -> None:
+        sealed = self.ledger.sealed_artefact(artefact)
+        for part in range(artefact.parts):
+            piece = sealed[part * self.settings.part_size : (part + 1) * self.settings.part_size]
+            self._queue(self.topics.parameters(artefact.version, artefact.kind, part), piece, retain=True)
+
+    def _queue_offer(self, round: Round, now: float) -> None:
+        offer = Offer(
+            round=round.number,
+            model=self.model.name,
+            family=self.model.family,
+            version=round.version,
+            digest=self.ledger.version_digest(round.version),
+            chain=round.chain,
+            seed=round.seed,
+            steps=round.steps,
+            minimum=self.settings.minimum_samples,
+            artefacts=tuple(self.ledger.artefacts()),
+        )
+        counter = self._next_counter(now)
+        sealed = self.author.seal(offer, self.topics.round, counter, round=round.number, introduce=True)
+        self._queue(self.topics.round, sealed, retain=True)
+
+    def _queue_offer_off(self) -> None:
+        self._queue(self.topics.round, b"", retain=True)
+
+    def _queue_receipt(self, action: machine.Confirm, now: float) -> None:
+        topic = self.topics.down(action.device, "receipt")
+        message = Receipt(action.round, action.digest)
+        self._queue(topic, self.author.seal(message, topic, self._next_counter(now)), retain=False)
+
+    def _refuse(self, device: str, digest: bytes, reason: str, detail: str, now: float) -> None:
+        self._count(device, reason, detail, now)
+        topic = self.topics.down(device, "refusal")
+        message = Refusal(digest, reason, detail[:500])
+        self._queue(topic, self.author.seal(message, topic, self._next_counter(now)), retain=False)
+
+    def _count(self, device: str, reason: str, detail: str, now: float) -> None:
+        log.warning("refused a message of %s: %s: %s", device, reason, detail)
+        self.ledger.count_refusal(device, reason, detail[:500], now)
+
+    def _next_counter(self, now: float) -> int:
+        self._counter = max(self._counter + 1, int(now * 1000))
+        return self._counter
+
+
+def _seed(label: str, number: int) -> int:
+    """A seed of 53 bits that an aggregator restarted in mid-round finds again."""
+    return int.from_bytes(hashlib.sha256(f"{label}/{number}".encode()).digest()[:8], "big") >> 11
+
+
+def _online(payload: bytes) -> bool:
+    """What a device's retained state says; a state that cannot be read counts as offline."""
+    if not payload or len(payload) > MAX_STATE:
+        return False
+    try:
+        return msgspec.json.decode(payload, type=_State).online
+    except msgspec.MsgspecError:
+        return False
+
+
+class _State(msgspec.Struct):
+    online: bool = False

@@ -1,0 +1,23 @@
+"""The seam of the aggregation rules: a pure function from one version's mean delta to the next version.
+
+One rule a file. ``state`` is the rule's own memory (momentum ...), float32 (k * P,), kept in the ledger.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[np.float64]
+
+
+class Strategy(Protocol):
+    """One aggregation rule."""
+
+    def step(
+        self, parameters: Vector, mean_delta: Vector, state: Vector | None
+    ) -> tuple[Vector, Vector | None]:
+        """The next parameters and state, float64 (P,), from the sample-weighted mean delta."""
+        ...
