@@ -103,7 +103,7 @@ def test_a_tag_is_read_only_where_it_is_expected():
     refused(b"\xd3\x01", tags={18})
 
 
-@pytest.mark.parametrize("value", [object(), {1, 2}, {b"key": 1, None: object()}, 1j])
+@pytest.mark.parametrize("value", [object(), {1, 2}, 1j, {b"key": 1}, {None: 1}, {True: 1}, {1.5: 1}])
 def test_what_has_no_place_in_a_message_cannot_be_written(value):
     with pytest.raises(TypeError):
         cbor.encode(value)
