@@ -80,7 +80,7 @@ def unpack(data: bytes, type: type[MessageType]) -> MessageType:
     try:
         return msgspec.convert(value, type, builtin_types=(bytes,))
     except (msgspec.ValidationError, RecursionError) as error:
-        raise _malformed(f"not a {type.__name__}: {error}") from None
+        raise _malformed(f"not a {type.__name__}: {error!s:.200}") from None
 
 
 def _malformed(what: str) -> WireError:
@@ -131,6 +131,8 @@ def _write(out: bytearray, value: object) -> None:
                 _write(out, item)
         case dict():
             out += _head(_MAP, len(value))
+            if any(type(key) not in (int, str) for key in value):
+                raise TypeError("map keys are integers or text")
             for key, item in sorted((encode(key), item) for key, item in value.items()):
                 out += key
                 _write(out, item)

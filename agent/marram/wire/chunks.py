@@ -122,8 +122,8 @@ class Assembler:
             )
         if len(transfer) != 16 or not 0 <= index < count <= min(MAX_COUNT, max(1, size)):
             raise _malformed(f"impossible frame {index} of {count} for {size} bytes")
-        if size and not data:
-            raise _malformed("an empty frame")
+        if len(data) > size or (size and not data):
+            raise _malformed(f"a frame of {len(data)} bytes in a message of {size}")
         return transfer, index, count, size, data
 
 

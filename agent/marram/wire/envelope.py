@@ -179,7 +179,9 @@ def parse(data: bytes, max_size: int) -> Sealed:
     protected, unprotected, payload, signature = open1(data)
     fields = _protected_fields(protected)
     if unknown := fields.keys() - _NEEDED - _OPTIONAL:
-        raise _malformed(f"the protected header has labels that are not known: {sorted(map(str, unknown))}")
+        raise _malformed(
+            f"the protected header has labels that are not known: {sorted(map(str, unknown))!s:.100}"
+        )
     if absent := _NEEDED - fields.keys():
         raise _malformed(f"the protected header lacks the labels {sorted(absent)}")
     algorithm = fields[_ALGORITHM]

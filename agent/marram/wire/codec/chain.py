@@ -65,7 +65,9 @@ class Chain:
         for text in spec.split("|"):
             place, stage = _stage(spec, text)
             if place <= last:
-                raise _wrong(spec, f"{text} may not stand there; the order is {_ORDER}, each at most once")
+                raise _wrong(
+                    spec, f"{text:.60} may not stand there; the order is {_ORDER}, each at most once"
+                )
             last = place
             stages.append(stage)
         if not stages[-1].ending:
@@ -105,12 +107,10 @@ class Chain:
         intended = values
         pieces = []
         for stage in self.stages:
-            if isinstance(stage, Feedback) and residual is not None:
-                values = values + residual
+            if isinstance(stage, Feedback):
+                intended = values = values if residual is None else values + residual
             values, data = stage.encode(values, seed)
             pieces.append(data)
-            if isinstance(stage, Feedback):
-                intended = values
         payload = b"".join(pieces)
         return Encoded(payload, intended - self.decode(payload, n, seed) if self.feedback else None)
 
@@ -143,19 +143,19 @@ def _stage(spec: str, text: str) -> tuple[int, Stage]:
     """(its place in the order, the stage)."""
     match = _STAGE.fullmatch(text)
     if match is None or match[1] not in _KINDS:
-        raise _wrong(spec, f"{text!r} is no stage; there are {', '.join(_KINDS)}")
+        raise _wrong(spec, f"{text!r:.60} is no stage; there are {', '.join(_KINDS)}")
     place, most, make = _KINDS[match[1]]
     arguments = match[2].split(",") if match[2] is not None else []
     if len(arguments) > most or (most > 0 and not arguments):
-        raise _wrong(spec, f"{text} has {len(arguments)} parameters")
+        raise _wrong(spec, f"{text:.60} has {len(arguments)} parameters")
     try:
         return place, make(*arguments)
     except ValueError as error:
-        raise _wrong(spec, f"{text}: {error}") from None
+        raise _wrong(spec, f"{text:.60}: {error!s:.120}") from None
 
 
 def _wrong(spec: str, what: str) -> WireError:
-    return WireError(reasons.WRONG_CHAIN, f"chain {spec[:MAX_SPEC]!r}: {what}")
+    return WireError(reasons.WRONG_CHAIN, f"chain {spec[:80]!r}: {what}")
 
 
 def _decimal(text: str, most: float) -> float:
