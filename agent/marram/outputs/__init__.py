@@ -1,0 +1,1 @@
+"""Outputs: where predictions go. One file a sink; ``output`` is the seam."""

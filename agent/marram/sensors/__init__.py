@@ -1,0 +1,1 @@
+"""Sensors: where samples come from. One file a source; ``sensor`` is the seam."""

@@ -1,0 +1,193 @@
+"""YAML text to a tree of nodes that know their line and column.
+
+What may come in: any text. PyYAML's parser does the reading (the C one where it is installed); composing
+the tree is done here from its events, because depth and size must be bounded before recursion begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from marram.config.problems import Problem
+
+MAX_DEPTH = 64
+
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_TAG = "tag:yaml.org,2002:"
+_SCALAR_TAGS = {"str", "int", "float", "bool", "null", "timestamp", "merge"}
+_RESOLVER: Any = yaml.resolver.Resolver()
+
+
+@dataclass(slots=True)
+class Scalar:
+    """One value. ``tag`` is what YAML 1.1 takes it for: str, int, float, bool, null, timestamp or merge."""
+
+    line: int
+    column: int
+    value: str
+    tag: str
+    plain: bool
+
+
+@dataclass(slots=True)
+class Sequence:
+    line: int
+    column: int
+    items: list[Node] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Mapping:
+    """Entries as they stand in the file: duplicates and merge keys included."""
+
+    line: int
+    column: int
+    entries: list[tuple[Scalar, Node]] = field(default_factory=list)
+
+
+Node = Scalar | Sequence | Mapping
+
+
+class UnreadableError(Exception):
+    """The text is not YAML that a configuration may hold; ``problem`` says where and why."""
+
+    def __init__(self, line: int, column: int, message: str) -> None:
+        super().__init__(message)
+        self.problem = Problem(line, column, (), message)
+
+
+def compose(text: str, loader: type[yaml.Loader] = _LOADER) -> Node | None:
+    """The one document in the text, or None when there is none.
+
+    An alias is the very node of its anchor, so a tree may share nodes but never holds a cycle. Raises
+    UnreadableError.
+    """
+    bad = yaml.reader.Reader.NON_PRINTABLE.search(text)
+    if bad:
+        line = text.count("\n", 0, bad.start()) + 1
+        column = bad.start() - (text.rfind("\n", 0, bad.start()) + 1) + 1
+        raise UnreadableError(line, column, f"expected printable text, found the character {bad.group()!r}")
+    try:
+        return _Composer(yaml.parse(text, Loader=loader)).document()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        raise UnreadableError(line, column, _syntax(error, text, line, column)) from error
+
+
+def _syntax(error: yaml.MarkedYAMLError, text: str, line: int, column: int) -> str:
+    lines = text.splitlines()
+    here = lines[line - 1][column - 1 : column] if line <= len(lines) else ""
+    words = f"this is not valid YAML: {error.problem or 'it cannot be read'}"
+    if error.context:
+        words += f" {error.context}"
+        if error.context_mark:
+            words += f" that begins at line {error.context_mark.line + 1}"
+    if here == "\t":
+        words += "; YAML does not allow tabs for indentation, use spaces"
+    elif here in ("@", "`", "%"):
+        words += f"; put the value in quotes, because {here!r} cannot begin one"
+    return words
+
+
+class _Composer:
+    """Turns parser events into nodes, one document, depth bounded."""
+
+    def __init__(self, events: Iterator[yaml.Event]) -> None:
+        self._events = events
+        self._anchors: dict[str, Node | None] = {}
+        self._depth = 0
+
+    def document(self) -> Node | None:
+        root: Node | None = None
+        documents = 0
+        for event in self._events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                documents += 1
+                if documents > 1:
+                    line, column = _place(event)
+                    raise UnreadableError(
+                        line, column, "expected one YAML document, found a second one after '---'"
+                    )
+            elif isinstance(event, yaml.NodeEvent):
+                root = self._node(event)
+        if isinstance(root, Scalar) and root.tag == "null":
+            return None
+        return root
+
+    def _node(self, event: yaml.Event) -> Node:
+        line, column = _place(event)
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor not in self._anchors:
+                raise UnreadableError(
+                    line, column, f"alias *{event.anchor} has no anchor &{event.anchor} above it"
+                )
+            node = self._anchors[event.anchor]
+            if node is None:
+                raise UnreadableError(line, column, f"alias *{event.anchor} stands inside its own anchor")
+            return node
+        anchor = getattr(event, "anchor", None)
+        if anchor:
+            self._anchors[anchor] = None
+        node = self._fresh(event, line, column)
+        if anchor:
+            self._anchors[anchor] = node
+        return node
+
+    def _fresh(self, event: yaml.Event, line: int, column: int) -> Node:
+        if isinstance(event, yaml.ScalarEvent):
+            return Scalar(line, column, event.value, _scalar_tag(event), not event.style)
+        tag = getattr(event, "tag", None)
+        if tag not in (None, "!", _TAG + "map", _TAG + "seq"):
+            raise UnreadableError(line, column, f"the tag {tag!r} is not allowed here: leave it out")
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise UnreadableError(line, column, f"nested more than {MAX_DEPTH} levels deep")
+        node = (
+            self._sequence(line, column)
+            if isinstance(event, yaml.SequenceStartEvent)
+            else self._mapping(line, column)
+        )
+        self._depth -= 1
+        return node
+
+    def _sequence(self, line: int, column: int) -> Sequence:
+        node = Sequence(line, column)
+        while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
+            node.items.append(self._node(event))
+        return node
+
+    def _mapping(self, line: int, column: int) -> Mapping:
+        node = Mapping(line, column)
+        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
+            key = self._node(event)
+            if not isinstance(key, Scalar):
+                raise UnreadableError(
+                    key.line, key.column, "expected a name as key, found a list or a mapping"
+                )
+            node.entries.append((key, self._node(next(self._events))))
+        return node
+
+
+def _scalar_tag(event: yaml.ScalarEvent) -> str:
+    tag = event.tag
+    if tag is None:
+        tag = _RESOLVER.resolve(yaml.ScalarNode, event.value, event.implicit)
+    elif tag == "!":
+        tag = _TAG + "str"
+    name = str(tag).removeprefix(_TAG)
+    if name == "value":
+        return "str"
+    if name not in _SCALAR_TAGS:
+        line, column = _place(event)
+        raise UnreadableError(line, column, f"the tag {tag!r} is not allowed here: leave it out")
+    return name
+
+
+def _place(event: yaml.Event) -> tuple[int, int]:
+    mark: Any = event.start_mark
+    return mark.line + 1, mark.column + 1

@@ -1,0 +1,290 @@
+"""The agent's configuration, section by section, and its JSON Schema.
+
+The structs are the one description: the loader checks against them, ``json_schema`` prints them, and
+the lines ``name: text`` of their docstrings are the descriptions of their keys.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+
+from marram.config.values import BrokerUrl, Duration, ExistingFile, ExistingFolder, FilePath, FolderPath, Size
+from marram.outputs.output import OUTPUTS, OutputConfig
+from marram.sensors.sensor import SENSORS, SensorConfig
+from marram.stream.config import StreamConfig
+
+if TYPE_CHECKING:
+    SensorUnion = SensorConfig
+    OutputUnion = OutputConfig
+else:
+    SensorUnion = SENSORS.union()
+    OutputUnion = OUTPUTS.union()
+
+Problems = Iterable[tuple[tuple[str | int, ...], str]]
+
+DeviceName = Annotated[
+    str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,47}$", examples=["press-07", "ward3.bed12"])
+]
+QuietHours = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$", examples=["22:00-06:00", "12:30-13:15"]
+    ),
+]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
+PositiveDuration = Annotated[Duration, msgspec.Meta(gt=0)]
+PositiveSize = Annotated[Size, msgspec.Meta(gt=0)]
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+def _host_name() -> str:
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()).lstrip("._-")
+    return name[:48] or "device"
+
+
+class Device(_Section, frozen=True, kw_only=True):
+    """The machine.
+
+    name: what the device is called, by default its host name.
+    state: folder for all that must outlive the process.
+    log_level: how much is logged.
+    """
+
+    name: DeviceName = msgspec.field(default_factory=_host_name)
+    state: FolderPath = msgspec.field(default_factory=lambda: Path("/var/lib/marram"))
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Model(_Section, frozen=True, kw_only=True):
+    """The model and how it runs.
+
+    bundle: the model bundle that the device starts with.
+    threads: threads inside one operator of the model.
+    providers: onnxruntime execution providers, best first; what the machine lacks is passed over.
+    max_batch: most windows in one call of the model.
+    queue: windows that may wait for the model; beyond it the oldest are dropped and counted.
+    parameters: run the int8 program of the bundle, or the parameters that this device trained itself.
+    """
+
+    bundle: ExistingFile
+    threads: Count = 1
+    providers: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("CPUExecutionProvider",)
+    max_batch: Count = 64
+    queue: Count = 4096
+    parameters: Literal["bundle", "own"] = "bundle"
+
+
+class Cloud(_Section, frozen=True, kw_only=True):
+    """The region's broker, for rounds and releases.
+
+    identity: folder with the files that enrolment wrote.
+    broker: address of the MQTT broker.
+    keepalive: seconds between signs of life on a quiet connection.
+    """
+
+    identity: ExistingFolder
+    broker: BrokerUrl
+    keepalive: Annotated[Duration, msgspec.Meta(ge=1, le=65535)] = 60.0
+
+
+class Store(_Section, frozen=True, kw_only=True):
+    """The windows kept for training.
+
+    max_bytes: the oldest windows go when the store is larger.
+    max_age: older windows go.
+    commit_every: how much may be lost in a power cut.
+    """
+
+    max_bytes: PositiveSize = 64 * 1024 * 1024
+    max_age: PositiveDuration = 30 * 86400.0
+    commit_every: PositiveDuration = 30.0
+
+
+class Governor(_Section, frozen=True, kw_only=True):
+    """When training may run.
+
+    max_cpu: most processor load by others, in percent.
+    min_free_memory: least memory that must be free.
+    max_temperature: hottest sensor of the machine, in degrees Celsius.
+    on_battery: whether training may run on battery.
+    min_battery: least charge on battery, in percent.
+    quiet_hours: times of day, in local time, without training.
+    min_new_samples: least new windows since the last training.
+    """
+
+    max_cpu: Percent = 80.0
+    min_free_memory: Size = 64 * 1024 * 1024
+    max_temperature: float = 80.0
+    on_battery: bool = False
+    min_battery: Percent = 50.0
+    quiet_hours: tuple[QuietHours, ...] = ()
+    min_new_samples: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class Trainer(_Section, frozen=True, kw_only=True):
+    """The child process that trains.
+
+    memory: its memory limit.
+    nice: how far it steps back behind other processes.
+    timeout: it is ended after this long.
+    threads: threads inside one operator.
+    """
+
+    memory: PositiveSize = 512 * 1024 * 1024
+    nice: Annotated[int, msgspec.Meta(ge=0, le=19)] = 10
+    timeout: PositiveDuration = 600.0
+    threads: Count = 1
+
+
+class Schedule(_Section, frozen=True, kw_only=True):
+    """Local training without a cloud.
+
+    after: windows needed before the first training.
+    every: time between trainings.
+    epochs: passes over the windows.
+    learning_rate: step size, by default the bundle's.
+    """
+
+    after: Count = 120
+    every: PositiveDuration = 86400.0
+    epochs: Count = 50
+    learning_rate: Annotated[float, msgspec.Meta(gt=0)] | None = None
+
+
+class Learning(_Section, frozen=True, kw_only=True):
+    """Training on the device.
+
+    store: the windows kept for training.
+    holdout: part of the windows that is kept for evaluation.
+    governor: when training may run.
+    trainer: the child process that trains.
+    schedule: local training without a cloud.
+    """
+
+    store: Store = Store()
+    holdout: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.2
+    governor: Governor = Governor()
+    trainer: Trainer = Trainer()
+    schedule: Schedule | None = None
+
+
+class Control(_Section, frozen=True, kw_only=True):
+    """The local socket for ``marram status``, ``marram label`` and the like.
+
+    socket: its path, by default marram.sock in the device's state folder.
+    """
+
+    socket: FilePath | None = None
+
+
+class MqttLabels(_Section, frozen=True, kw_only=True):
+    """Labels as MQTT messages: {"label": "ER", "from": 1767225600, "to": 1767225660}.
+
+    broker: address of the MQTT broker.
+    topic: topic filter to subscribe to.
+    """
+
+    broker: BrokerUrl
+    topic: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+
+
+class Labels(_Section, frozen=True, kw_only=True):
+    """Where labels come from besides a sensor's label column.
+
+    mqtt: label messages.
+    """
+
+    mqtt: MqttLabels | None = None
+
+
+class Agent(_Section, frozen=True, kw_only=True):
+    """The configuration of one Marram agent.
+
+    device: the machine.
+    sensors: where samples come from.
+    model: the model and how it runs.
+    stream: how samples become windows.
+    outputs: where predictions go.
+    cloud: the region's broker; without it the device works on its own.
+    learning: training on the device; without it the device only runs its model.
+    control: the local socket.
+    labels: where labels come from.
+    """
+
+    sensors: Annotated[tuple[SensorUnion, ...], msgspec.Meta(min_length=1)]
+    model: Model
+    device: Device = msgspec.field(default_factory=Device)
+    stream: StreamConfig = StreamConfig()
+    outputs: tuple[OutputUnion, ...] = ()
+    cloud: Cloud | None = None
+    learning: Learning | None = None
+    control: Control = Control()
+    labels: Labels = Labels()
+
+    @property
+    def control_socket(self) -> Path:
+        """Where the local socket stands."""
+        return self.control.socket or self.device.state / "marram.sock"
+
+    def problems(self) -> Problems:
+        """Cross-field mistakes."""
+        names = [sensor.name for sensor in self.sensors]
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                yield ("sensors", index, "name"), f"expected a name of its own, found {name!r} a second time"
+        for channel, config in self.stream.channels.items():
+            if config.source is not None and config.source.partition(".")[0] not in names:
+                yield (
+                    ("stream", "channels", channel, "source"),
+                    f"expected a channel of one of the sensors {', '.join(names)}, found {config.source!r}",
+                )
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of the agent's configuration, for editors and ``marram schema``."""
+    schema = msgspec.json.schema(Agent, schema_hook=_foreign)
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "Marram agent configuration"
+    for definition in schema.get("$defs", {}).values():
+        _describe(definition)
+    defaults = schema["$defs"]["Device"]["properties"]
+    defaults["state"]["default"] = str(Device().state)
+    return schema
+
+
+def _foreign(kind: type) -> dict[str, Any]:
+    if kind is Path:
+        return {"type": "string"}
+    raise NotImplementedError(f"no JSON Schema for {kind}")
+
+
+def _describe(definition: dict[str, Any]) -> None:
+    """Move the lines ``key: text`` of a struct's docstring to the descriptions of its keys."""
+    properties = definition.get("properties", {})
+    kept: list[str] = []
+    current: str | None = None
+    words: dict[str, str] = {}
+    for line in definition.get("description", "").splitlines():
+        key, colon, text = line.strip().partition(": ")
+        if colon and key in properties:
+            current = key
+            words[key] = text
+        elif current is not None and line.strip():
+            words[current] += " " + line.strip()
+        else:
+            current = None
+            kept.append(line.strip())
+    if kept:
+        definition["description"] = "\n".join(kept).strip()
+    for key, text in words.items():
+        properties[key] = {**properties[key], "description": text}

@@ -1,0 +1,167 @@
+"""Values with a notation of their own: durations, sizes, paths, broker addresses.
+
+Each is an ordinary type for the type checker and for msgspec's JSON Schema; its ``Reader`` rides along in
+the type's metadata and tells the loader how to read it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+Plain = str | int | float
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a file stands: relative paths begin at ``folder``; ``check_files`` looks whether they exist."""
+
+    folder: Path
+    check_files: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads one notation. ``expected`` completes "expected ..."; ``read`` raises ValueError.
+
+    A ValueError without words means that the value is not in the notation; one with words is a problem
+    of its own, and they are shown as they are.
+    """
+
+    expected: str
+    read: Callable[[Plain, Place], object]
+
+
+_DURATION = re.compile(r"^(\d+(?:\.\d+)?|\.\d+)\s*(ms|s|m|min|h|d)$")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*(B|kB|KB|MB|GB|TB|KiB|MiB|GiB|TiB)$")
+_BYTES = {
+    "B": 1,
+    "kB": 10**3,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+    "TiB": 2**40,
+}
+
+
+def read_duration(value: Plain, place: Place | None = None) -> float:
+    """Seconds out of ``"30s"``, ``"5m"``, ``"2h"``, ``"7d"``, ``"250ms"`` or a plain number of seconds."""
+    if isinstance(value, str):
+        match = _DURATION.match(value.strip())
+        if not match:
+            raise ValueError
+        return float(match[1]) * _SECONDS[match[2]]
+    if not math.isfinite(value) or value < 0:
+        raise ValueError
+    return float(value)
+
+
+def read_size(value: Plain, place: Place | None = None) -> int:
+    """Bytes out of ``"64MiB"``, ``"10MB"`` or a plain number of bytes."""
+    if isinstance(value, str):
+        match = _SIZE.match(value.strip())
+        if not match:
+            raise ValueError
+        return int(float(match[1]) * _BYTES[match[2]])
+    if isinstance(value, float) or value < 0:
+        raise ValueError
+    return value
+
+
+def _path(exists: Callable[[Path], bool] | None, kind: str) -> Reader:
+    def read(value: Plain, place: Place) -> Path:
+        if not isinstance(value, str) or not value or "\0" in value:
+            raise ValueError
+        path = place.folder / Path(value).expanduser()
+        if exists is not None and place.check_files:
+            try:
+                found = exists(path)
+            except OSError as error:
+                raise ValueError(f"cannot look at the {kind} {path}: {error.strerror}") from error
+            if not found:
+                raise ValueError(f"the {kind} {path} does not exist")
+        return path
+
+    return Reader(f"the path of a {kind}", read)
+
+
+def _broker(value: Plain, place: Place) -> str:
+    if not isinstance(value, str):
+        raise ValueError
+    broker_address(value)
+    return value
+
+
+def broker_address(url: str) -> tuple[str, int, bool]:
+    """(host, port, TLS or not) of ``mqtt://host:1883`` or ``mqtts://host:8883``. Raises ValueError."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
+        raise ValueError
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ValueError
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("a broker address may not hold a user name or password: files and logs show it")
+    tls = parts.scheme == "mqtts"
+    return parts.hostname, parts.port or (8883 if tls else 1883), tls
+
+
+def _meta(reader: Reader, schema: dict[str, Any]) -> msgspec.Meta:
+    return msgspec.Meta(extra={"reader": reader}, extra_json_schema=schema)
+
+
+_PATH_SCHEMA = {"type": "string", "minLength": 1}
+
+Duration = Annotated[
+    float,
+    _meta(
+        Reader("a duration such as 30s, 5m, 2h, 7d or a number of seconds", read_duration),
+        {
+            "type": ["string", "number"],
+            "pattern": _DURATION.pattern,
+            "examples": ["30s", "5m", "2h", "7d", 60],
+        },
+    ),
+]
+"""Seconds."""
+
+Size = Annotated[
+    int,
+    _meta(
+        Reader("a size such as 64MiB, 10MB or a number of bytes", read_size),
+        {"type": ["string", "integer"], "pattern": _SIZE.pattern, "examples": ["64MiB", "10MB", 65536]},
+    ),
+]
+"""Bytes."""
+
+FilePath = Annotated[Path, _meta(_path(None, "file"), _PATH_SCHEMA)]
+"""A file that need not exist; relative to the folder of the YAML file."""
+
+ExistingFile = Annotated[Path, _meta(_path(Path.is_file, "file"), _PATH_SCHEMA)]
+"""A file that must be there when the configuration is loaded."""
+
+FolderPath = Annotated[Path, _meta(_path(None, "folder"), _PATH_SCHEMA)]
+"""A folder that need not exist."""
+
+ExistingFolder = Annotated[Path, _meta(_path(Path.is_dir, "folder"), _PATH_SCHEMA)]
+"""A folder that must be there when the configuration is loaded."""
+
+BrokerUrl = Annotated[
+    str,
+    _meta(
+        Reader('a broker address such as "mqtt://host:1883" or "mqtts://host:8883"', _broker),
+        {"pattern": "^mqtts?://", "examples": ["mqtt://host:1883", "mqtts://host:8883"]},
+    ),
+]
+"""The address of an MQTT broker."""
