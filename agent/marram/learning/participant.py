@@ -24,6 +24,7 @@ RESEND_FIRST, RESEND_LAST = 20.0, 600.0
 ASK_AGAIN = 30.0
 FETCH_PATIENCE = 60.0
 MAX_ATTEMPTS = 3
+IN_FLIGHT = 3  # deltas sent and not answered; an aggregator keeps few unfinished transfers a device
 
 
 # ---- what survives a restart -------------------------------------------------------------------------
@@ -302,7 +303,7 @@ class Participant:
             return []
         self._resend_after = RESEND_FIRST if first else min(self._resend_after * 2, RESEND_LAST)
         self._resend_at = now + self._resend_after
-        return [Send(digest) for digest in self._outbox]
+        return [Send(digest) for digest in self._outbox[:IN_FLIGHT]]
 
     def _on_woke(self, now: float) -> list[Action]:
         actions: list[Action] = []
@@ -344,9 +345,12 @@ class Participant:
         if delta not in self._outbox:
             return []
         self._outbox.remove(delta)
+        settle = Settle(delta, give_back)
         if not self._outbox:
             self._resend_at = None
-        return [Settle(delta, give_back)]
+        if len(self._outbox) < IN_FLIGHT or not self._connected:
+            return [settle]
+        return [settle, Send(self._outbox[IN_FLIGHT - 1])]
 
     def _on_refusal(self, refusal: Refusal) -> list[Action]:
         if refusal.delta not in self._outbox:
@@ -477,7 +481,7 @@ class Participant:
         commit = CommitDelta(
             offer.round, digest, sealed, offer.chain, seed, event.payload, event.residual, self._counter
         )
-        if not self._connected:
+        if not self._connected or len(self._outbox) > IN_FLIGHT:
             return [commit]
         if self._resend_at is None:
             self._resend_after = RESEND_FIRST
