@@ -247,7 +247,9 @@ class Aggregator(Machine):
                 part_size=100,
             ),
             engine=LocalEngine(),
-            send=lambda topic, payload, retain: world.broker.publish(self.client, topic, payload, retain) and None,
+            send=lambda topic, payload, retain: (
+                world.broker.publish(self.client, topic, payload, retain) and None
+            ),
         )
         world.broker.connect(self.client)
         self.guarded(lambda: self.service.start(world.clock.now))

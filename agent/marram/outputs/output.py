@@ -1,11 +1,14 @@
-"""The seam to the sinks: the base of every output's configuration, and the registry of outputs."""
+"""The seam to the sinks: an output is opened from its configuration and written by the inference thread."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 
+from marram.inference.prediction import Prediction
 from marram.registry import Registry
 
 
@@ -13,4 +16,20 @@ class OutputConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """What every output has: a ``type``."""
 
 
-OUTPUTS: Registry[OutputConfig, Any] = Registry("marram.outputs", "marram.outputs", OutputConfig)
+@dataclass(frozen=True, slots=True)
+class OutputContext:
+    """What an output may know of the daemon. device: its name. model: the model's name."""
+
+    device: str = "device"
+    model: str = "model"
+
+
+class Output(Protocol):
+    """One sink. An output that fails raises OutputError; the daemon counts it and goes on."""
+
+    def write(self, predictions: Sequence[Prediction]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+OUTPUTS: Registry[OutputConfig, Output] = Registry("marram.outputs", "marram.outputs", OutputConfig)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import BinaryIO
 
 import msgspec
 
 from marram.errors import OutputError
-from marram.outputs.output import OutputConfig
+from marram.inference.prediction import Prediction
+from marram.outputs.output import OutputConfig, OutputContext
 
 
 class StdoutConfig(OutputConfig, frozen=True, kw_only=True, tag="stdout"):
@@ -16,20 +18,24 @@ class StdoutConfig(OutputConfig, frozen=True, kw_only=True, tag="stdout"):
 
 
 class StdoutOutput:
-    """Writes one JSON line a record and flushes."""
+    """Writes one JSON line a prediction and flushes after each block."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
+        self._encoder = msgspec.json.Encoder()
 
-    def write(self, record: object) -> None:
-        """Write anything that msgspec can encode. Raises OutputError when the reader went away."""
+    def write(self, predictions: Sequence[Prediction]) -> None:
+        """Raises OutputError when the reader went away."""
         try:
-            self._stream.write(msgspec.json.encode(record) + b"\n")
+            self._stream.write(self._encoder.encode_lines(predictions))
             self._stream.flush()
         except OSError as error:
             raise OutputError(f"standard output cannot be written: {error}") from error
 
+    def close(self) -> None:
+        """Nothing is held open."""
 
-def open(config: StdoutConfig, context: object) -> StdoutOutput:
+
+def open(config: StdoutConfig, context: OutputContext) -> StdoutOutput:
     """Open standard output."""
     return StdoutOutput(sys.stdout.buffer)
