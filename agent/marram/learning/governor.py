@@ -1,0 +1,67 @@
+"""May training run now? A pure decision over what was measured, with the reason when it may not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from marram.config.schema import Governor
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What was measured. cpu: load by others, percent. free_memory: bytes. temperature: degrees Celsius
+    or None where nothing measures it. battery: percent, None on mains. minute: of the local day, 0 to 1439.
+    trainable: windows that training could use. new: windows since the last training.
+    """
+
+    cpu: float
+    free_memory: int
+    temperature: float | None
+    battery: float | None
+    minute: int
+    trainable: int
+    new: int
+
+
+def decide(settings: Governor, conditions: Conditions, minimum: int) -> tuple[bool, str]:
+    """(allowed, reason why not). minimum: windows that the round or schedule asks for."""
+    for refused, reason in (
+        (conditions.trainable < minimum, f"{conditions.trainable} windows to train on, {minimum} are needed"),
+        (
+            conditions.new < settings.min_new_samples,
+            f"{conditions.new} new windows since the last training, {settings.min_new_samples} are needed",
+        ),
+        (
+            any(_within(conditions.minute, hours) for hours in settings.quiet_hours),
+            f"quiet hours ({', '.join(settings.quiet_hours)})",
+        ),
+        (
+            conditions.battery is not None and not settings.on_battery,
+            "on battery",
+        ),
+        (
+            conditions.battery is not None and conditions.battery < settings.min_battery,
+            f"battery at {conditions.battery or 0:.0f} %, {settings.min_battery:.0f} % are needed",
+        ),
+        (
+            conditions.temperature is not None and conditions.temperature > settings.max_temperature,
+            f"{conditions.temperature or 0:.0f} degC, at most {settings.max_temperature:.0f} are allowed",
+        ),
+        (
+            conditions.cpu > settings.max_cpu,
+            f"others use {conditions.cpu:.0f} % of the processor, at most {settings.max_cpu:.0f} % are allowed",
+        ),
+        (
+            conditions.free_memory < settings.min_free_memory,
+            f"{conditions.free_memory >> 20} MiB of memory free, {settings.min_free_memory >> 20} are needed",
+        ),
+    ):
+        if refused:
+            return False, reason
+    return True, ""
+
+
+def _within(minute: int, hours: str) -> bool:
+    """Whether a minute of the day lies in "22:00-06:00" (which may go over midnight)."""
+    begin, end = (int(part[:2]) * 60 + int(part[3:]) for part in hours.split("-"))
+    return begin <= minute < end if begin <= end else minute >= begin or minute < end

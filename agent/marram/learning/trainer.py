@@ -1,0 +1,108 @@
+"""The trainer: a child process that runs ``train.onnx`` on the stored windows and exits.
+
+``python -I -m marram.learning.trainer`` reads one job (JSON, ``Job``) from standard input, writes the new
+parameters to the job's folder and one result (JSON, ``Result``) to standard output. It steps back behind
+all else, bounds its own memory, and dies with its parent. A crash, a leak or an out-of-memory kill ends
+the child, never inference.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+
+import msgspec
+
+
+class Job(msgspec.Struct, frozen=True):
+    """What to train.
+
+    bundle, windows: files. parameters: file of little-endian float32 (P,), None for the bundle's own.
+    output: folder for ``parameters.f32`` (and ``normal.json``). epochs, batch, learning_rate, mu: as in an
+    offer. seed: of the shuffling. minimum: windows that there must be. calibrate: measure what normal
+    scores are (reconstruct models). memory: bytes. nice, threads: as in the configuration.
+    """
+
+    bundle: str
+    windows: str
+    parameters: str | None
+    output: str
+    epochs: int
+    batch: int
+    learning_rate: float
+    mu: float
+    seed: int
+    minimum: int
+    calibrate: bool
+    memory: int
+    nice: int
+    threads: int
+
+
+class Measured(msgspec.Struct, frozen=True):
+    """Sums over held-out windows, as means. accuracy: None where it has no meaning."""
+
+    count: int
+    loss: float
+    accuracy: float | None
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What came out. samples: windows trained on. steps: optimiser steps. pss: peak bytes of this process."""
+
+    samples: int
+    steps: int
+    loss: float
+    before: Measured
+    after: Measured
+    seconds: float
+    peak_rss: int
+
+
+class NormalFile(msgspec.Struct, frozen=True):
+    """``normal.json``: what the scores of normal held-out windows look like; see ``inference.Normal``."""
+
+    threshold: float
+    channel_mean: list[float]
+    channel_spread: list[float]
+
+
+def step_back(nice: int, memory: int) -> None:
+    """Lower priority, first in line for the kernel's out-of-memory killer, bounded memory, die with the parent."""
+    os.nice(nice)
+    try:
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    except OSError:
+        pass  # a sandbox without a writable /proc; the memory limit below still holds
+    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        sys.exit("the daemon is gone")
+
+
+def main() -> int:
+    job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
+    step_back(job.nice, job.memory)
+    # Imported after the limits are set, so that they hold for the libraries too.
+    from marram.errors import MarramError
+    from marram.learning.training import train
+
+    try:
+        result = train(job)
+    except MarramError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except MemoryError:
+        print(f"the memory limit of {job.memory >> 20} MiB was reached", file=sys.stderr)
+        return 1
+    sys.stdout.buffer.write(msgspec.json.encode(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

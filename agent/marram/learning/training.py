@@ -1,0 +1,133 @@
+"""The training itself, inside the trainer child: epochs of ``train.onnx`` over the stored windows.
+
+One step is a pure function of the bundle (``docs/bundles.md``); this module only shuffles, pads the last
+batch of an epoch with weight 0, and measures before and after on the held-out windows.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from marram.bundle.file import Bundle, read
+from marram.errors import TrainingError
+from marram.learning.store import TrainingSet, read_training_set
+from marram.learning.trainer import Job, Measured, NormalFile, Result
+from marram.programs.program import Array, Program, ProgramOptions
+from marram.storage import replace_file
+
+Vector = NDArray[np.float32]
+_EVALUATION_BATCH = 64
+# An anomaly is what lies clearly beyond the worst that normal held-out windows gave.
+_QUANTILE, _MARGIN = 0.99, 2.0
+
+
+def train(job: Job) -> Result:
+    """Do the job. Raises TrainingError, BundleError or ProgramError."""
+    began = time.monotonic()
+    bundle = read(Path(job.bundle))
+    manifest = bundle.manifest
+    options = ProgramOptions(threads=job.threads)
+    labelled = manifest.task == "classify"
+    shape = (len(manifest.channels), manifest.length)
+    seen, held_out = read_training_set(Path(job.windows), shape, labelled)
+    if len(seen) < max(1, job.minimum):
+        raise TrainingError(f"{len(seen)} windows to train on, {max(1, job.minimum)} are needed")
+    if len(held_out) == 0:
+        # Too few windows for a stretch of their own: then what was trained on must do.
+        held_out = seen
+    parameters = _start(job, bundle)
+    evaluate = bundle.program("evaluate", options)
+    before = _evaluate(evaluate, parameters, held_out, labelled)
+    trained, steps, loss = _fit(
+        bundle.program("train", options), job, manifest.training.state, parameters, seen, labelled
+    )
+    if not np.isfinite(trained).all():
+        raise TrainingError(
+            "training diverged: the parameters are not finite any more; lower the learning rate"
+        )
+    after = _evaluate(evaluate, trained, held_out, labelled)
+    output = Path(job.output)
+    replace_file(output / "parameters.f32", trained.astype("<f4").tobytes())
+    if job.calibrate:
+        normal = _normal(bundle.program("predict", options), trained, held_out)
+        replace_file(output / "normal.json", msgspec.json.encode(normal))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return Result(len(seen), steps, loss, before, after, time.monotonic() - began, peak)
+
+
+def _start(job: Job, bundle: Bundle) -> Vector:
+    if job.parameters is None:
+        return bundle.parameters()
+    parameters = np.fromfile(job.parameters, "<f4").astype(np.float32)
+    if parameters.shape != (bundle.manifest.parameter_count,):
+        raise TrainingError(f"{job.parameters}: has {parameters.size} values, the bundle another number")
+    return parameters
+
+
+def _fit(
+    program: Program, job: Job, state_size: int, start: Vector, data: TrainingSet, labelled: bool
+) -> tuple[Vector, int, float]:
+    """(parameters, steps, mean loss of the last epoch)."""
+    shuffle = np.random.default_rng(job.seed)
+    fixed: dict[str, Array] = {
+        "learning_rate": np.float32(job.learning_rate).reshape(()),
+        "anchor": start,
+        "mu": np.float32(job.mu).reshape(()),
+    }
+    parameters, state = start, np.zeros(state_size, np.float32)
+    steps, loss = 0, math.nan
+    for _ in range(job.epochs):
+        order = shuffle.permutation(len(data))
+        losses = []
+        for begin in range(0, len(order), job.batch):
+            batch = _batch(data, order[begin : begin + job.batch], job.batch, labelled)
+            out = program(parameters=parameters, state=state, **batch, **fixed)
+            parameters = out["new_parameters"].astype(np.float32, copy=False)
+            state = out["new_state"].astype(np.float32, copy=False)
+            losses.append(float(out["loss"]))
+            steps += 1
+        loss = float(np.mean(losses))
+    return parameters, steps, loss
+
+
+def _batch(data: TrainingSet, chosen: NDArray[np.intp], size: int, labelled: bool) -> dict[str, Array]:
+    """A batch of exactly ``size`` windows; what is missing is padded and has weight 0."""
+    weight = np.zeros(size, np.float32)
+    weight[: len(chosen)] = 1.0
+    padded = np.concatenate([chosen, np.repeat(chosen[:1], size - len(chosen))])
+    batch: dict[str, Array] = {"x": data.values[padded], "weight": weight}
+    if labelled:
+        batch["y"] = data.labels[padded]
+    return batch
+
+
+def _evaluate(program: Program, parameters: Vector, data: TrainingSet, labelled: bool) -> Measured:
+    loss = correct = count = 0.0
+    for begin in range(0, len(data), _EVALUATION_BATCH):
+        chosen = np.arange(begin, min(begin + _EVALUATION_BATCH, len(data)))
+        out = program(parameters=parameters, **_batch(data, chosen, _EVALUATION_BATCH, labelled))
+        loss += float(out["loss"])
+        count += float(out["count"])
+        correct += float(out["correct"]) if labelled else 0.0
+    return Measured(int(count), loss / count, correct / count if labelled else None)
+
+
+def _normal(program: Program, parameters: Vector, data: TrainingSet) -> NormalFile:
+    scores, channels = [], []
+    for begin in range(0, len(data), _EVALUATION_BATCH):
+        out = program(parameters=parameters, x=data.values[begin : begin + _EVALUATION_BATCH])
+        scores.append(out["score"])
+        channels.append(out["channel_scores"])
+    score, channel = np.concatenate(scores), np.concatenate(channels)
+    return NormalFile(
+        threshold=float(np.quantile(score, _QUANTILE)) * _MARGIN,
+        channel_mean=channel.mean(axis=0).astype(float).tolist(),
+        channel_spread=channel.std(axis=0).astype(float).tolist(),
+    )
