@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 
@@ -34,7 +35,7 @@ class Resources:
 
     def temperature(self) -> float | None:
         """The hottest sensor, degrees Celsius; None where the machine has none."""
-        readings = getattr(psutil, "sensors_temperatures", dict)()
+        readings: dict[str, list[Any]] = getattr(psutil, "sensors_temperatures", dict)()
         values = [entry.current for entries in readings.values() for entry in entries if entry.current]
         return max(values) if values else None
 

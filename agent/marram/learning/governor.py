@@ -49,7 +49,7 @@ def decide(settings: Governor, conditions: Conditions, minimum: int) -> tuple[bo
         ),
         (
             conditions.cpu > settings.max_cpu,
-            f"others use {conditions.cpu:.0f} % of the processor, at most {settings.max_cpu:.0f} % are allowed",
+            f"others use {conditions.cpu:.0f} % of the processor, {settings.max_cpu:.0f} % are allowed",
         ),
         (
             conditions.free_memory < settings.min_free_memory,

@@ -96,12 +96,14 @@ class SampleStore:
                 self._commit(now)
 
     def label(self, label: int, start: float, end: float, now: float) -> int:
-        """Give all kept windows within [start, end] (Unix s) this label; returns how many."""
+        """Give the kept windows that [start, end] (Unix s) covers at least half of this label; how many."""
         with self._lock:
             self._commit(now)
             with transaction(self._database):
                 done = self._database.execute(
-                    "UPDATE windows SET label = ? WHERE start >= ? AND end <= ?", (label, start, end)
+                    "UPDATE windows SET label = ? WHERE start <= ? AND end >= ? "
+                    "AND min(end, ?) - max(start, ?) >= (end - start) / 2",
+                    (label, end, start, end, start),
                 )
             return done.rowcount
 
@@ -148,10 +150,9 @@ class SampleStore:
             self._database.execute("DELETE FROM windows WHERE end < ?", (now - self._settings.max_age,))
             self._count = int(self._database.execute("SELECT count(*) FROM windows").fetchone()[0])
             if self._count > self._limit:
-                self._database.execute(
-                    "DELETE FROM windows WHERE digest IN (SELECT digest FROM windows ORDER BY key DESC LIMIT ?)",
-                    (self._count - self._limit,),
-                )
+                largest = "SELECT digest FROM windows ORDER BY key DESC LIMIT ?"
+                excess = self._count - self._limit
+                self._database.execute(f"DELETE FROM windows WHERE digest IN ({largest})", (excess,))
                 self._count = self._limit
         self._pending.clear()
         self._bound = self._largest_kept()

@@ -8,6 +8,7 @@ the child, never inference.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -72,12 +73,11 @@ class NormalFile(msgspec.Struct, frozen=True):
 
 
 def step_back(nice: int, memory: int) -> None:
-    """Lower priority, first in line for the kernel's out-of-memory killer, bounded memory, die with the parent."""
+    """Lower priority, first to go when memory runs out, bounded memory, no life after the parent's."""
     os.nice(nice)
-    try:
+    # A sandbox may have no writable /proc; the memory limit below holds all the same.
+    with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
-    except OSError:
-        pass  # a sandbox without a writable /proc; the memory limit below still holds
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     parent = os.getppid()
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

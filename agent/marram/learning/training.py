@@ -77,9 +77,9 @@ def _fit(
     """(parameters, steps, mean loss of the last epoch)."""
     shuffle = np.random.default_rng(job.seed)
     fixed: dict[str, Array] = {
-        "learning_rate": np.float32(job.learning_rate).reshape(()),
+        "learning_rate": np.array(job.learning_rate, np.float32),
         "anchor": start,
-        "mu": np.float32(job.mu).reshape(()),
+        "mu": np.array(job.mu, np.float32),
     }
     parameters, state = start, np.zeros(state_size, np.float32)
     steps, loss = 0, math.nan
@@ -120,11 +120,12 @@ def _evaluate(program: Program, parameters: Vector, data: TrainingSet, labelled:
 
 
 def _normal(program: Program, parameters: Vector, data: TrainingSet) -> NormalFile:
-    scores, channels = [], []
+    scores: list[Vector] = []
+    channels: list[Vector] = []
     for begin in range(0, len(data), _EVALUATION_BATCH):
         out = program(parameters=parameters, x=data.values[begin : begin + _EVALUATION_BATCH])
-        scores.append(out["score"])
-        channels.append(out["channel_scores"])
+        scores.append(out["score"].astype(np.float32))
+        channels.append(out["channel_scores"].astype(np.float32))
     score, channel = np.concatenate(scores), np.concatenate(channels)
     return NormalFile(
         threshold=float(np.quantile(score, _QUANTILE)) * _MARGIN,

@@ -103,6 +103,7 @@ class MqttLink:
         self._stop = threading.Event()
         self._gone = threading.Event()
         self._accepted = False
+        self._last: paho.MQTTMessageInfo | None = None
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
         self.bytes_out = 0
         self.bytes_in = 0
@@ -137,13 +138,26 @@ class MqttLink:
         if self._thread.is_alive():
             self._thread.join(timeout=10)
 
+    @property
+    def connected(self) -> bool:
+        return bool(self._client.is_connected())
+
     def publish(self, topic: str, payload: bytes, retain: bool = False) -> bool:
         """Send with QoS 1. False when the link is down: the caller still holds the message."""
         if not self._client.is_connected():
             return False
         info = self._client.publish(topic, payload, qos=1, retain=retain)
+        self._last = info
         self.bytes_out += len(topic) + len(payload)
         return bool(info.rc == paho.MQTT_ERR_SUCCESS)
+
+    def drain(self, timeout: float) -> bool:
+        """Wait until the broker has acknowledged all that was published; False after ``timeout`` seconds."""
+        if self._last is None:
+            return True
+        # A broker acknowledges in the order in which it received (MQTT 5, section 4.6).
+        self._last.wait_for_publish(timeout)
+        return bool(self._last.is_published())
 
     def subscribe(self, topics: tuple[str, ...]) -> None:
         """Subscribe with QoS 1; retained messages come (again) for each. Nothing while the link is down."""

@@ -1,0 +1,249 @@
+"""Builds the daemon's parts from its configuration; what can be wrong with it is found here, before READY."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from marram.bundle.file import Bundle, read
+from marram.config.schema import Agent, Cloud, Learning
+from marram.link import identity as identities
+from marram.link.identity import Identity
+from marram.device.resources import Resources
+from marram.inference.model import int8_model
+from marram.inference.pipeline import Pipeline
+from marram.inference.queue import WindowQueue
+from marram.learning import journal as journals
+from marram.learning.child import TrainerChild
+from marram.learning.journal import Journal
+from marram.learning.local import LocalLearning, Own
+from marram.learning.participant import Participant
+from marram.learning.rounds import Rounds
+from marram.learning.store import SampleStore, StoreSettings
+from marram.learning.work import Workshop
+from marram.link.mqtt import Broker, LinkEvent, Message, MqttLink, Options, Up
+from marram.loop import Loop
+from marram.outputs.output import OUTPUTS, Output, OutputContext
+from marram.programs.program import ProgramOptions
+from marram.releases.slots import Slots
+from marram.releases.updater import Updater
+from marram.sensors.sensor import SENSORS, Sensor, SensorContext
+from marram.storage import open_database
+from marram.stream.labels import parse_label
+from marram.stream.stream import Stream
+from marram.wire import certificates
+from marram.wire.signed import AggregatorTrust, Author
+from marram.wire.topics import Topics
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Parts:
+    """What a daemon is made of. Without a cloud there is no link, rounds and updater."""
+
+    sensors: dict[str, Sensor]
+    pipeline: Pipeline
+    loop: Loop
+    slots: Slots
+    resources: Resources
+    workshop: Workshop | None = None
+    local: LocalLearning | None = None
+    link: MqttLink | None = None
+    rounds: Rounds | None = None
+    updater: Updater | None = None
+    labels: MqttLink | None = None
+    sensor_errors: dict[str, str] = field(default_factory=dict)
+
+
+def assemble(config: Agent) -> Parts:
+    """Open everything. Raises MarramError with the reason when something cannot be used."""
+    configured = read(config.model.bundle)
+    slots = Slots(config.device.state / "slots", configured)
+    bundle, path = slots.bundle()
+    identity = identities.load(config.cloud.identity) if config.cloud else None
+    loop = Loop(_clock(identity))
+    sensors = _sensors(config)
+    parts = Parts(
+        sensors=sensors,
+        pipeline=_pipeline(config, bundle, sensors, identity),
+        loop=loop,
+        slots=slots,
+        resources=Resources(),
+    )
+    if config.learning is not None:
+        _add_learning(config, config.learning, bundle, path, parts)
+    if config.cloud is not None and identity is not None:
+        _add_cloud(config, config.cloud, identity, bundle, parts)
+    if config.labels.mqtt is not None:
+        parts.labels = _labels(config, parts.pipeline)
+    return parts
+
+
+def program_options(config: Agent) -> ProgramOptions:
+    return ProgramOptions(config.model.threads, config.model.providers)
+
+
+def _clock(identity: Identity | None) -> Callable[[], float]:
+    """Unix seconds, never before the start of the own certificate: a device may wake in 1970."""
+    floor = identity.floor if identity else 0.0
+    return lambda: max(time.time(), floor)
+
+
+def _sensors(config: Agent) -> dict[str, Sensor]:
+    context = SensorContext(device=config.device.name, max_gap=config.stream.max_gap)
+    return {sensor.name: SENSORS.open(sensor, context) for sensor in config.sensors}
+
+
+def _pipeline(
+    config: Agent, bundle: Bundle, sensors: dict[str, Sensor], identity: Identity | None
+) -> Pipeline:
+    manifest = bundle.manifest
+    stream = Stream(
+        manifest.channel_names,
+        manifest.rate,
+        manifest.length,
+        manifest.stride,
+        manifest.labels,
+        {name: sensor.channels for name, sensor in sensors.items()},
+        config.stream,
+        replays=[name for name, sensor in sensors.items() if not sensor.live],
+    )
+    context = OutputContext(identity.subject.name if identity else config.device.name, manifest.name)
+    outputs: dict[str, Output] = {}
+    for index, output in enumerate(config.outputs):
+        outputs[f"{index}-{output.__struct_config__.tag}"] = OUTPUTS.open(output, context)
+    if config.model.parameters == "own":
+        model = Own(config.device.state / "own", bundle).model(program_options(config))
+    else:
+        model = int8_model(bundle, program_options(config))
+    queue = WindowQueue(config.model.queue)
+    return Pipeline(stream, manifest.labels, queue, model, outputs, None, config.model.max_batch)
+
+
+def _add_learning(config: Agent, learning: Learning, bundle: Bundle, path: Path, parts: Parts) -> None:
+    manifest, state, store = bundle.manifest, config.device.state, learning.store
+    windows = state / "windows.db"
+    settings = StoreSettings(store.max_bytes, store.max_age, store.commit_every, learning.holdout)
+    shape = (len(manifest.channels), manifest.length)
+    parts.pipeline.store = SampleStore(windows, manifest.family, shape, settings)
+    parts.workshop = Workshop(
+        config=learning,
+        manifest=manifest,
+        bundle=path,
+        windows=windows,
+        folder=state / "training",
+        store=parts.pipeline.store,
+        resources=parts.resources,
+        child=TrainerChild(),
+    )
+    if learning.schedule is not None:
+        parts.local = LocalLearning(
+            schedule=learning.schedule,
+            workshop=parts.workshop,
+            own=Own(state / "own", bundle),
+            options=program_options(config),
+            loop=parts.loop,
+            swap=parts.pipeline.swap,
+        )
+        parts.loop.add(parts.local)
+
+
+def _add_cloud(config: Agent, cloud: Cloud, identity: Identity, bundle: Bundle, parts: Parts) -> None:
+    subject, manifest, loop = identity.subject, bundle.manifest, parts.loop
+    topics = Topics(subject.fleet, subject.region)
+    options = Options(
+        client_id=f"{subject.region}-{subject.name}",
+        keepalive=cloud.keepalive,
+        will=(topics.state(subject.name), b'{"online":false}'),
+        tls=identity.tls(),
+    )
+    link = MqttLink(
+        Broker.parse(cloud.broker), options, lambda event: loop.post(lambda now: heard(event, now))
+    )
+
+    def swap(released: Bundle) -> None:
+        parts.pipeline.swap(int8_model(released, program_options(config)))
+        announce()
+
+    def announce() -> None:
+        current = parts.slots.current()
+        state = {"online": True, "release": current.version if current else manifest.version}
+        link.publish(topics.state(subject.name), json.dumps(state).encode(), retain=True)
+
+    updater = Updater(
+        topics=topics,
+        model=manifest.name,
+        release_key=identity.release_key,
+        link=link,
+        slots=parts.slots,
+        spool=config.device.state / "spool",
+        memory=config.learning.trainer.memory if config.learning else Learning().trainer.memory,
+        loop=loop,
+        swap=swap,
+    )
+    rounds = _rounds(config, identity, bundle, link, parts)
+
+    def heard(event: LinkEvent, now: float) -> None:
+        match event:
+            case Up():
+                announce()
+                updater.connected()
+                if rounds is not None:
+                    rounds.connected(event.max_payload, now)
+            case Message():
+                if not updater.arrived(event.topic, event.payload, now) and rounds is not None:
+                    rounds.arrived(event.topic, event.payload, now)
+            case _:
+                log.info("the link is down: %s", event.reason)
+                if rounds is not None:
+                    rounds.disconnected(now)
+
+    parts.link, parts.updater, parts.rounds = link, updater, rounds
+    loop.add(updater)
+    if rounds is not None:
+        loop.add(rounds)
+
+
+def _rounds(config: Agent, identity: Identity, bundle: Bundle, link: MqttLink, parts: Parts) -> Rounds | None:
+    """Taking part in rounds: only with a store to learn from, and a bundle that can be trained."""
+    if parts.workshop is None or "train" not in bundle.manifest.programs:
+        return None
+    subject, manifest = identity.subject, bundle.manifest
+    database = open_database(config.device.state / "journal.db", journals.SCHEMA)
+    # The fleet's version 0 is what the configured bundle holds, whatever release runs by now.
+    journal = Journal(database, manifest.family, parts.slots.configured.parameters())
+    trust = AggregatorTrust(identity.authority, subject.fleet, subject.region)
+    author = Author(subject, identity.signer, (certificates.der(identity.certificate),))
+    topics = Topics(subject.fleet, subject.region)
+
+    def make() -> Participant:
+        return Participant(topics, author, trust, manifest.family, journal.memory())
+
+    return Rounds(make, journal, link, parts.workshop, parts.loop, _clock(identity))
+
+
+def _labels(config: Agent, pipeline: Pipeline) -> MqttLink:
+    """Labels as MQTT messages, on whatever broker the plant has."""
+    settings = config.labels.mqtt
+    assert settings is not None
+
+    def heard(event: LinkEvent) -> None:
+        if isinstance(event, Up):
+            link.subscribe((settings.topic,))
+        elif isinstance(event, Message):
+            try:
+                message = parse_label(event.payload)
+            except ValueError as error:
+                log.warning("a label on %s was not understood: %s", event.topic, error)
+                return
+            if not pipeline.label(message.label, message.start, message.end):
+                log.warning("label %r is not one of the model's", message.label)
+
+    options = Options(client_id=f"marram-labels-{config.device.name}")
+    link = MqttLink(Broker.parse(settings.broker), options, heard)
+    return link

@@ -1,0 +1,134 @@
+"""The command line ``marram``: one function a command, no logic."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from marram import __version__
+from marram.errors import MarramError
+
+DEFAULT_CONFIG = Path("/etc/marram/marram.yaml")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit status is 0, or 1 with the reason on standard error."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.command(options)
+    except MarramError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def _run(options: argparse.Namespace) -> int:
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    from marram.config.load import load
+    from marram.config.schema import Agent
+
+    config = load(options.config, Agent)
+    level = config.device.log_level.upper()
+    logging.basicConfig(
+        stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    from marram.daemon import Daemon
+
+    daemon = Daemon(config)
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: daemon.stop())
+    daemon.run()
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from marram.config.load import load
+    from marram.config.schema import Agent
+
+    load(options.config, Agent)
+    print(f"{options.config}: valid")
+    return 0
+
+
+def _schema(options: argparse.Namespace) -> int:
+    from marram.config.schema import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from marram.control import ask
+    from marram.status import text
+
+    answer = ask(_socket(options), {"command": "status"})
+    print(json.dumps(answer, indent=2) if options.json else text(answer))
+    return 0
+
+
+def _label(options: argparse.Namespace) -> int:
+    from marram.control import ControlError, ask
+
+    end = options.end if options.end is not None else time.time()
+    start = options.start if options.start is not None else end - options.last
+    answer = ask(_socket(options), {"command": "label", "label": options.label, "from": start, "to": end})
+    if not answer["known"]:
+        raise ControlError(f"the model has no label {options.label!r}; it has: {', '.join(answer['labels'])}")
+    print(f"{options.label} from {start:.1f} to {end:.1f}")
+    return 0
+
+
+def _socket(options: argparse.Namespace) -> Path:
+    if options.socket is not None:
+        return Path(options.socket)
+    from marram.config.load import load
+    from marram.config.schema import Agent
+
+    return load(options.config, Agent, check_files=False).control_socket
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="marram", description="Runs int8 models on sensor streams and learns on the device."
+    )
+    parser.add_argument("--version", action="version", version=f"marram {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, function: object, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(command=function)
+        return added
+
+    def config(added: argparse.ArgumentParser) -> None:
+        added.add_argument(
+            "-c", "--config", type=Path, default=DEFAULT_CONFIG, help=f"YAML file (default {DEFAULT_CONFIG})"
+        )
+
+    config(command("run", _run, "Run the agent until it is stopped."))
+    config(command("check", _check, "Check a configuration and say everything that is wrong with it."))
+    command("schema", _schema, "Print the configuration's JSON Schema, for editors.")
+    shown = command("status", _status, "Ask the running agent how it is.")
+    shown.add_argument("--json", action="store_true", help="everything, as JSON")
+    labelled = command("label", _label, "Say what a span of time was, for training.")
+    labelled.add_argument("label", help="one of the model's labels")
+    labelled.add_argument("--from", dest="start", type=float, help="begin, Unix seconds")
+    labelled.add_argument("--to", dest="end", type=float, help="end, Unix seconds (default: now)")
+    labelled.add_argument("--last", type=float, default=60.0, help="seconds before the end (default 60)")
+    for added in (shown, labelled):
+        config(added)
+        added.add_argument(
+            "--socket", help="the agent's control socket, instead of reading the configuration"
+        )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""The local socket: ``marram status`` and ``marram label`` talk to the running daemon through it.
+
+One request is one line of JSON, ``{"command": "status", ...}``; the answer is one line of JSON, an object that
+has ``error`` when the request was refused. Only who may open the socket's file may ask.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from marram.errors import MarramError
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[Mapping[str, Any]], dict[str, Any]]
+_MAX_REQUEST = 64 << 10
+_TIMEOUT = 10.0
+
+
+class ControlError(MarramError):
+    """The daemon cannot be asked, or it refused."""
+
+
+class ControlServer:
+    """Answers on a Unix socket from a thread of its own; one request a connection."""
+
+    def __init__(self, path: Path, handlers: Mapping[str, Handler]) -> None:
+        self._path, self._handlers = path, handlers
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._socket.bind(str(path))
+        except OSError as error:
+            raise ControlError(
+                f"{path}: the control socket cannot be made: {error}; set control.socket to another path"
+            ) from error
+        path.chmod(0o660)
+        self._socket.listen(8)
+        self._thread = threading.Thread(target=self._run, name="control", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close the socket and take its file away."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._path.unlink(missing_ok=True)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            with connection:
+                try:
+                    connection.settimeout(_TIMEOUT)
+                    answer = self._answer(_read_line(connection))
+                    connection.sendall(json.dumps(answer).encode() + b"\n")
+                except OSError as error:
+                    log.debug("a control connection broke: %s", error)
+
+    def _answer(self, line: bytes) -> dict[str, Any]:
+        try:
+            request = json.loads(line)
+            handler = self._handlers[request["command"]]
+        except (ValueError, KeyError, TypeError):
+            return {"error": f"not a request; commands are: {', '.join(sorted(self._handlers))}"}
+        try:
+            return handler(request)
+        except (MarramError, ValueError, KeyError, TypeError) as error:
+            return {"error": str(error)}
+
+
+def ask(path: Path, request: dict[str, Any]) -> dict[str, Any]:
+    """Ask the daemon. Raises ControlError when it is not there or refuses."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(_TIMEOUT)
+            connection.connect(str(path))
+            connection.sendall(json.dumps(request).encode() + b"\n")
+            answer = json.loads(_read_line(connection))
+    except (OSError, ValueError) as error:
+        raise ControlError(f"{path}: no daemon answers here ({error}); is `marram run` running?") from error
+    if not isinstance(answer, dict) or "error" in answer:
+        raise ControlError(str(answer.get("error")) if isinstance(answer, dict) else "not an answer")
+    return answer
+
+
+def _read_line(connection: socket.socket) -> bytes:
+    data = b""
+    while not data.endswith(b"\n") and len(data) < _MAX_REQUEST * 16:
+        piece = connection.recv(_MAX_REQUEST)
+        if not piece:
+            break
+        data += piece
+    return data

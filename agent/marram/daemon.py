@@ -1,0 +1,133 @@
+"""The agent's whole life: put the parts together, run, stop.
+
+sensor -> stream -> queue -> model -> outputs, with the sample store beside it; behind the link the rounds and
+the releases. READY is told when the configuration is valid, the model is loaded and the stores are open, not
+when there is a network.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from contextlib import ExitStack
+
+from marram.assembly import Parts, assemble
+from marram.config.schema import Agent
+from marram.control import ControlServer, Handler
+from marram.notify import notify, watchdog_period
+from marram.errors import SensorError
+from marram.sensors.sensor import Sensor
+from marram.status import status
+
+log = logging.getLogger(__name__)
+
+_RETRY_FIRST, _RETRY_LAST = 1.0, 60.0
+_STALLED = 60.0
+
+
+class Daemon:
+    """One agent. ``run`` returns when it was stopped, or when all of its sensors have ended for good."""
+
+    def __init__(self, config: Agent) -> None:
+        self._config = config
+        self._stop = threading.Event()
+        self._parts = assemble(config)
+        self._running_sensors = set(self._parts.sensors)
+        self._began = time.monotonic()
+
+    def stop(self) -> None:
+        """Ask for the end; may be called from a signal handler."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Live."""
+        parts = self._parts
+        with ExitStack() as leaving:
+            control = ControlServer(self._config.control_socket, self._handlers())
+            leaving.callback(control.stop)
+            threads = [
+                threading.Thread(target=parts.pipeline.run, name="inference"),
+                threading.Thread(target=parts.loop.run, name="background"),
+                *(
+                    threading.Thread(target=self._read, args=(sensor,), name=f"sensor-{name}", daemon=True)
+                    for name, sensor in parts.sensors.items()
+                ),
+            ]
+            for thread in threads:
+                thread.start()
+            leaving.callback(self._wind_up, threads)
+            control.start()
+            for link in (parts.link, parts.labels):
+                if link is not None:
+                    link.start()
+            notify(READY="1")
+            log.info("ready after %.2f s", time.monotonic() - self._began)
+            self._watch(parts)
+            notify(STOPPING="1")
+
+    def _read(self, sensor: Sensor) -> None:
+        """One sensor's thread: read it, and begin again when it fails."""
+        pipeline, delay = self._parts.pipeline, _RETRY_FIRST
+        while not self._stop.is_set():
+            try:
+                for samples in sensor.read(self._stop):
+                    pipeline.feed(sensor.name, samples, sensor.live, self._stop)
+                    delay = _RETRY_FIRST
+                break
+            except SensorError as error:
+                log.error("sensor %s: %s; trying again in %.0f s", sensor.name, error, delay)
+                self._parts.sensor_errors[sensor.name] = str(error)
+                self._stop.wait(delay)
+                delay = min(delay * 2, _RETRY_LAST)
+        pipeline.ended(sensor.name)
+        self._running_sensors.discard(sensor.name)
+        if not self._running_sensors and self._alone:
+            self._stop.set()
+
+    @property
+    def _alone(self) -> bool:
+        """Nothing is left to do once the sensors have ended: no cloud, no training."""
+        return self._parts.link is None and self._parts.local is None
+
+    def _watch(self, parts: Parts) -> None:
+        """Until the end is asked for; systemd's watchdog is fed by the progress of every stage."""
+        period = watchdog_period()
+        while not self._stop.wait(period if period is not None else 3600.0):
+            now = time.monotonic()
+            stages = {"inference": parts.pipeline.beat, "background": parts.loop.beat}
+            stalled = [name for name, beat in stages.items() if now - beat > _STALLED]
+            if stalled:
+                log.error("no progress for %.0f s: %s", _STALLED, ", ".join(stalled))
+            elif period is not None:
+                notify(WATCHDOG="1")
+
+    def _wind_up(self, threads: list[threading.Thread]) -> None:
+        """Everything that was received is predicted and stored before the process ends."""
+        parts = self._parts
+        self._stop.set()
+        for link in (parts.link, parts.labels):
+            if link is not None:
+                link.stop()
+        if parts.workshop is not None:
+            parts.workshop.stop()
+        parts.loop.stop()
+        for thread in threads[2:]:
+            thread.join(timeout=5)
+        parts.pipeline.queue.close()
+        for thread in threads[:2]:
+            thread.join(timeout=10)
+        for output in parts.pipeline.outputs.values():
+            output.close()
+        if parts.pipeline.store is not None:
+            parts.pipeline.store.close(time.time())
+
+    def _handlers(self) -> dict[str, Handler]:
+        pipeline = self._parts.pipeline
+        return {
+            "status": lambda request: status(self._config, self._parts),
+            "label": lambda request: {
+                "known": pipeline.label(str(request["label"]), float(request["from"]), float(request["to"])),
+                "labels": list(pipeline.labels),
+            },
+        }

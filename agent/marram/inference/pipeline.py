@@ -1,0 +1,142 @@
+"""From samples to predictions: the stream, the bounded queue, the model, the outputs, the sample store.
+
+Sensors call ``feed`` from their threads; one inference thread is in ``run``. The model is replaced between
+two batches, so every window that was received is predicted, waiting, or counted as dropped.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+from marram.errors import MarramError, OutputError, ProgramError
+from marram.inference.model import Model
+from marram.inference.prediction import Prediction
+from marram.inference.queue import WindowQueue
+from marram.learning.store import SampleStore
+from marram.outputs.output import Output
+from marram.stream.blocks import Samples, Windows
+from marram.stream.stream import Stream
+
+log = logging.getLogger(__name__)
+
+_LATENCIES = 4096
+_IDLE = 5.0
+_AHEAD = 60.0
+
+
+@dataclass
+class Pipeline:
+    """See the module's docstring. model: None until the device has trained one of its own.
+
+    labels: the model's.
+    """
+
+    stream: Stream
+    labels: tuple[str, ...]
+    queue: WindowQueue
+    model: Model | None
+    outputs: dict[str, Output]
+    store: SampleStore | None
+    max_batch: int
+    predicted: int = 0
+    failed: int = 0
+    unscored: int = 0
+    swaps: int = 0
+    output_errors: dict[str, int] = field(default_factory=dict)
+    beat: float = field(default_factory=time.monotonic)
+    last: Prediction | None = None
+    _latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES))
+    _stream_lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def feed(self, sensor: str, samples: Samples, live: bool, stop: threading.Event) -> None:
+        """Take samples of one sensor. Waits for room when the sensor is a replay."""
+        with self._stream_lock:
+            windows = self.stream.push(sensor, samples)
+            ahead = 0.0 if live else self.stream.ahead(sensor)
+        self._put(windows, live)
+        while ahead > _AHEAD and not stop.wait(0.01):
+            with self._stream_lock:
+                ahead = self.stream.ahead(sensor)
+
+    def ended(self, sensor: str) -> None:
+        """A sensor has given all that it had."""
+        with self._stream_lock:
+            windows = self.stream.ended(sensor)
+        self._put(windows, live=False)
+
+    def label(self, label: str, start: float, end: float) -> bool:
+        """Label the windows of a time span, those that are still to come as well; False if unknown."""
+        with self._stream_lock:
+            known = self.stream.label_track.add(label, start, end)
+        if known and self.store is not None:
+            self.store.label(self.labels.index(label), start, end, time.time())
+        return known
+
+    def swap(self, model: Model) -> None:
+        """Run this model from the next batch on."""
+        self.model = model
+        self.swaps += 1
+        log.info("inference runs %s", model.name)
+
+    def run(self) -> None:
+        """Predict until the queue is closed and empty."""
+        while True:
+            taken = self.queue.take(self.max_batch, _IDLE)
+            self.beat = time.monotonic()
+            if taken is None:
+                if self.queue.closed:
+                    return
+                if self.store is not None:
+                    self._keep(None)
+                continue
+            windows, arrived = taken
+            model = self.model
+            if model is None:
+                self.unscored += len(windows)
+            else:
+                try:
+                    self._tell(model.predict(windows, arrived))
+                except ProgramError as error:
+                    self.failed += len(windows)
+                    if self.failed == len(windows) or self.failed % 1000 < len(windows):
+                        log.error("%d windows could not be predicted so far: %s", self.failed, error)
+            if self.store is not None:
+                self._keep(windows)
+
+    def latency_us(self) -> tuple[float, float]:
+        """(median, 99th percentile) of the last predictions, microseconds from window complete to told."""
+        latencies = sorted(self._latencies)
+        if not latencies:
+            return 0.0, 0.0
+        return latencies[len(latencies) // 2], latencies[min(len(latencies) - 1, len(latencies) * 99 // 100)]
+
+    def _put(self, windows: Windows, live: bool) -> None:
+        if len(windows):
+            self.queue.put(windows, live)
+
+    def _tell(self, predictions: list[Prediction]) -> None:
+        self.predicted += len(predictions)
+        self.last = predictions[-1]
+        self._latencies.extend(prediction.latency_us for prediction in predictions)
+        for name, output in self.outputs.items():
+            try:
+                output.write(predictions)
+            except OutputError as error:
+                seen = self.output_errors.get(name, 0)
+                self.output_errors[name] = seen + 1
+                if seen % 1000 == 0:
+                    log.error("output %s failed %d times: %s", name, seen + 1, error)
+
+    def _keep(self, windows: Windows | None) -> None:
+        assert self.store is not None
+        try:
+            if windows is None:
+                self.store.commit(time.time())
+            else:
+                self.store.add(windows, time.time())
+        except MarramError as error:
+            log.error("windows could not be stored: %s", error)

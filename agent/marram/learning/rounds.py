@@ -1,0 +1,87 @@
+"""The fleet's rounds on this device: the participant with its real link, governor and trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from marram.errors import TrainingError
+from marram.learning import participant as machine
+from marram.learning.journal import Journal
+from marram.learning.participant import Participant
+from marram.learning.shell import Link, Outcome, Shell
+from marram.learning.trainer import Measured
+from marram.learning.work import Learnt, Workshop
+from marram.loop import Loop
+from marram.wire.messages import Metrics, Offer
+
+
+@dataclass
+class Rounds:
+    """A member of the daemon's loop. All methods but the trainer's end run in the loop's thread."""
+
+    make: Callable[[], Participant]
+    journal: Journal
+    link: Link
+    workshop: Workshop
+    loop: Loop
+    clock: Callable[[], float]
+    deltas: int = 0
+    _shell: Shell = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._shell = Shell(self.make, self.journal, self.link, self, self._permit)
+
+    @property
+    def participant(self) -> Participant:
+        return self._shell.participant
+
+    @property
+    def wake_at(self) -> float | None:
+        return self._shell.participant.wake_at
+
+    def wake(self, now: float) -> None:
+        self._shell.dispatch(machine.Woke(), now)
+
+    def connected(self, max_payload: int, now: float) -> None:
+        self._shell.chunk_limit = min(96 * 1024, max_payload)
+        self._shell.dispatch(machine.Connected(), now)
+
+    def disconnected(self, now: float) -> None:
+        self._shell.dispatch(machine.Disconnected(), now)
+
+    def arrived(self, topic: str, payload: bytes, now: float) -> None:
+        self._shell.dispatch(machine.Arrived(topic, payload), now)
+
+    def start(self, offer: Offer) -> None:
+        """The shell's trainer: begin."""
+        base = self.journal.vector()
+        steps = offer.steps
+
+        def finished(outcome: Learnt | TrainingError) -> None:
+            self.loop.post(lambda now: self._finished(offer, outcome, now))
+
+        self.workshop.start(
+            base, steps.epochs, steps.batch, steps.learning_rate, steps.mu, offer.seed, self.clock(), finished
+        )
+
+    def stop(self) -> None:
+        """The shell's trainer: end."""
+        self.workshop.stop()
+
+    def _permit(self, offer: Offer) -> tuple[bool, str]:
+        return self.workshop.permit(offer.minimum)
+
+    def _finished(self, offer: Offer, outcome: Learnt | TrainingError, now: float) -> None:
+        if isinstance(outcome, TrainingError):
+            self._shell.dispatch(machine.TrainingFailed(offer.round, str(outcome)), now)
+            return
+        result = outcome.result
+        delta = outcome.parameters - self.journal.vector()
+        measured = Outcome(delta, result.samples, _metrics(result.before), _metrics(result.after))
+        self._shell.trained(offer, measured, now)
+        self.deltas += 1
+
+
+def _metrics(measured: Measured) -> Metrics:
+    return Metrics(measured.count, measured.loss, measured.accuracy)

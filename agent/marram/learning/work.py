@@ -1,0 +1,124 @@
+"""One training as the daemon does it: ask the governor, run the child, read what it left.
+
+Used by the rounds of a fleet and by a device that learns on its own.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from marram.bundle.manifest import Manifest
+from marram.config.schema import Learning
+from marram.device.resources import Resources, minute_of_day
+from marram.errors import TrainingError
+from marram.learning.child import TrainerChild
+from marram.learning.governor import Conditions, decide
+from marram.learning.store import SampleStore
+from marram.learning.trainer import Job, NormalFile, Result
+from marram.storage import replace_file
+from marram.wire.parameters import Vector
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """A finished training. parameters: float32 (P,). normal: where it was asked for."""
+
+    parameters: Vector
+    normal: NormalFile | None
+    result: Result
+
+
+@dataclass
+class Workshop:
+    """Where and with what this device trains. folder: for the child's files."""
+
+    config: Learning
+    manifest: Manifest
+    bundle: Path
+    windows: Path
+    folder: Path
+    store: SampleStore
+    resources: Resources
+    child: TrainerChild
+    refused: str = ""
+    last: Result | None = None
+    trainings: int = 0
+
+    def permit(self, minimum: int) -> tuple[bool, str]:
+        """The governor's answer for a training that needs ``minimum`` windows."""
+        counts = self.store.counts()
+        conditions = Conditions(
+            cpu=self.resources.others_cpu(),
+            free_memory=self.resources.free_memory(),
+            temperature=self.resources.temperature(),
+            battery=self.resources.battery(),
+            minute=minute_of_day(),
+            trainable=counts.labelled if self.manifest.task == "classify" else counts.windows,
+            new=counts.new,
+        )
+        allowed, self.refused = decide(self.config.governor, conditions, minimum)
+        return allowed, self.refused
+
+    def start(
+        self,
+        parameters: Vector | None,
+        epochs: int,
+        batch: int,
+        learning_rate: float,
+        mu: float,
+        seed: int,
+        now: float,
+        finished: Callable[[Learnt | TrainingError], None],
+    ) -> None:
+        """Train in the child; ``finished`` is called from another thread."""
+        self.store.flush(now)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        start = self.folder / "start.f32"
+        if parameters is not None:
+            replace_file(start, parameters.astype("<f4").tobytes())
+        trainer = self.config.trainer
+        job = Job(
+            bundle=str(self.bundle),
+            windows=str(self.windows),
+            parameters=None if parameters is None else str(start),
+            output=str(self.folder),
+            epochs=epochs,
+            batch=batch,
+            learning_rate=learning_rate,
+            mu=mu,
+            seed=seed,
+            minimum=1,
+            calibrate=self.manifest.task == "reconstruct",
+            memory=trainer.memory,
+            nice=trainer.nice,
+            threads=trainer.threads,
+        )
+
+        def done(outcome: Result | TrainingError) -> None:
+            finished(outcome if isinstance(outcome, TrainingError) else self._collect(outcome))
+
+        self.child.start(job, trainer.timeout, done)
+
+    def stop(self) -> None:
+        self.child.stop()
+
+    def _collect(self, result: Result) -> Learnt | TrainingError:
+        try:
+            parameters = np.fromfile(self.folder / "parameters.f32", "<f4").astype(np.float32)
+            normal = None
+            if self.manifest.task == "reconstruct":
+                text = (self.folder / "normal.json").read_bytes()
+                normal = msgspec.json.decode(text, type=NormalFile)
+        except (OSError, msgspec.MsgspecError) as error:
+            return TrainingError(f"the trainer's files cannot be read: {error}")
+        self.last = result
+        self.trainings += 1
+        self.store.trained()
+        return Learnt(parameters, normal, result)

@@ -1,0 +1,127 @@
+"""What the running daemon says of itself: an object for ``marram status --json``, and its text for people."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:  # `marram status` prints a text and needs none of the daemon
+    from marram.assembly import Parts
+    from marram.config.schema import Agent
+
+_BEGAN = time.time()
+
+
+def status(config: Agent, parts: Parts) -> dict[str, Any]:
+    """Rates, lag, drops, model, learning, releases, memory. Times in seconds, sizes in bytes."""
+    pipeline, queue = parts.pipeline, parts.pipeline.queue
+    uptime = max(time.time() - _BEGAN, 1e-3)
+    p50, p99 = pipeline.latency_us()
+    rss, pss = parts.resources.memory()
+    current = parts.slots.current()
+    answer: dict[str, Any] = {
+        "device": config.device.name,
+        "pid": os.getpid(),
+        "uptime": round(uptime, 1),
+        "model": {
+            "name": pipeline.model.name if pipeline.model else None,
+            "release": current.version if current else None,
+            "swaps": pipeline.swaps,
+        },
+        "windows": {
+            "received": queue.received,
+            "predicted": pipeline.predicted,
+            "waiting": len(queue),
+            "dropped": queue.dropped,
+            "failed": pipeline.failed,
+            "unscored": pipeline.unscored,
+            "per_second": round(pipeline.predicted / uptime, 2),
+            "latency_us": {"p50": round(p50, 1), "p99": round(p99, 1)},
+        },
+        "last": msgspec.to_builtins(pipeline.last) if pipeline.last else None,
+        "stream": pipeline.stream.counters(),
+        "sensors": {
+            name: {"counters": dict(sensor.counters), "error": parts.sensor_errors.get(name)}
+            for name, sensor in parts.sensors.items()
+        },
+        "outputs": {name: {"errors": pipeline.output_errors.get(name, 0)} for name in pipeline.outputs},
+        "memory": {"rss": rss, "pss": pss},
+    }
+    if pipeline.store is not None:
+        counts = pipeline.store.counts()
+        answer["store"] = {"windows": counts.windows, "labelled": counts.labelled, "new": counts.new}
+    if parts.workshop is not None:
+        workshop = parts.workshop
+        answer["training"] = {
+            "trainings": workshop.trainings,
+            "running": workshop.child.pid,
+            "refused": workshop.refused,
+            "last": msgspec.to_builtins(workshop.last) if workshop.last else None,
+        }
+    if parts.local is not None:
+        answer["schedule"] = {"phase": parts.local.phase}
+    if parts.rounds is not None:
+        participant = parts.rounds.participant
+        answer["rounds"] = {
+            "phase": participant.phase,
+            "version": participant.held.version,
+            "done": participant.done_round,
+            "deltas": parts.rounds.deltas,
+            "outbox": participant.outbox,
+            "last_refusal": participant.last_refusal,
+            "refused_messages": participant.refusals,
+        }
+    if parts.link is not None and parts.updater is not None:
+        answer["link"] = {
+            "connected": parts.link.connected,
+            "bytes_out": parts.link.bytes_out,
+            "bytes_in": parts.link.bytes_in,
+        }
+        answer["release"] = {"state": parts.updater.state}
+    return answer
+
+
+def text(answer: dict[str, Any]) -> str:
+    """The status as a few lines for a terminal."""
+    windows, model = answer["windows"], answer["model"]
+    lines = [
+        f"{answer['device']}  up {answer['uptime']:.0f} s  "
+        f"memory {answer['memory']['pss'] / 2**20:.0f} MiB PSS ({answer['memory']['rss'] / 2**20:.0f} RSS)",
+        f"model     {model['name'] or 'none yet: the device is still learning'}",
+        f"windows   {windows['predicted']} predicted ({windows['per_second']} a second), "
+        f"{windows['waiting']} waiting, {windows['dropped']} dropped, {windows['failed']} failed",
+        f"latency   {windows['latency_us']['p50']:.0f} us median, {windows['latency_us']['p99']:.0f} us p99",
+    ]
+    last = answer["last"]
+    if last:
+        causes = ", ".join(f"{cause['channel']} {cause['share']:.0%}" for cause in last.get("causes", ()))
+        score = (
+            f" score {last['score']:.4g} (limit {last.get('threshold') or 0:.4g})" if "score" in last else ""
+        )
+        lines.append(f"last      {last['label']}{score}{'  from ' + causes if causes else ''}")
+    if "store" in answer:
+        lines.append(
+            f"store     {answer['store']['windows']} windows, {answer['store']['labelled']} labelled"
+        )
+    if "schedule" in answer:
+        lines.append(f"learning  {answer['schedule']['phase']}")
+    if "rounds" in answer:
+        rounds = answer["rounds"]
+        lines.append(
+            f"rounds    {rounds['phase']}; parameters {rounds['version']}, {rounds['deltas']} deltas, "
+            f"{rounds['outbox']} in the outbox"
+        )
+    if "link" in answer:
+        link = answer["link"]
+        lines.append(
+            f"link      {'connected' if link['connected'] else 'not connected'}, "
+            f"{link['bytes_out']} bytes out, {link['bytes_in']} bytes in"
+        )
+        lines.append(f"release   {answer['release']['state']}")
+    for name, sensor in answer["sensors"].items():
+        if sensor["error"]:
+            lines.append(f"sensor    {name}: {sensor['error']}")
+    return "\n".join(lines)

@@ -1,0 +1,168 @@
+"""The running aggregator: the link's messages in batches to the service, its answers to the broker."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+from marram.bundle.file import read
+from marram.link.identity import Identity
+from marram.link.identity import load as load_identity
+from marram.notify import notify
+from marram.errors import MarramError
+from marram.link.mqtt import Broker, LinkEvent, Message, MqttLink, Options, Up
+from marram.storage import open_database
+from marram.wire import certificates
+from marram.wire.signed import Author
+from marram.wire.topics import Topics
+
+from marram_cloud.config.schema import Aggregator
+from marram_cloud.engines.local import LocalEngine
+from marram_cloud.ledger import ledger as ledgers
+from marram_cloud.ledger.ledger import Ledger, StoredRelease
+from marram_cloud.releases import publish
+from marram_cloud.rounds.service import Model, Service
+
+log = logging.getLogger(__name__)
+
+_BATCH = 256
+_SESSION = 7 * 86400
+_IDLE = 5.0
+_CONNECT = 20.0
+
+
+def open_ledger(config: Aggregator) -> Ledger:
+    return Ledger(open_database(config.state / "ledger.db", ledgers.SCHEMA))
+
+
+def open_link(
+    config: Aggregator, identity: Identity, name: str, session: int, listener: Callable[[LinkEvent], None]
+) -> MqttLink:
+    """A connection to the region's broker as the aggregator."""
+    options = Options(
+        client_id=f"{identity.subject.region}-{name}",
+        session=session,
+        manual_ack=session > 0,
+        tls=identity.tls(),
+    )
+    return MqttLink(Broker.parse(config.broker.url), options, listener)
+
+
+class Runner:
+    """Runs until ``stop``. Everything but the link's own thread happens in the caller of ``run``."""
+
+    def __init__(self, config: Aggregator) -> None:
+        self._events: queue.SimpleQueue[LinkEvent | None] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        self._ledger = open_ledger(config)
+        identity = load_identity(config.broker.identity, role="aggregator")
+        bundle = read(config.bundle)
+        manifest = bundle.manifest
+        if "train" not in manifest.programs:
+            raise MarramError(f"{config.bundle}: has no 'train' program, so there is nothing to learn")
+        self._topics = Topics(identity.subject.fleet, identity.subject.region)
+        self._link = open_link(config, identity, "aggregator", _SESSION, self._events.put)
+        author = Author(identity.subject, identity.signer, (certificates.der(identity.certificate),))
+        self._service = Service(
+            ledger=self._ledger,
+            author=author,
+            topics=self._topics,
+            model=Model(manifest.name, manifest.family, bundle.parameters()),
+            settings=config.rounds.settings(),
+            engine=LocalEngine(),
+            send=self._send,
+        )
+
+    def stop(self) -> None:
+        """Ask for the end; may be called from a signal handler."""
+        self._stop.set()
+        self._events.put(None)
+
+    def run(self) -> None:
+        """Live."""
+        self._service.start(time.time())
+        self._link.start()
+        notify(READY="1")
+        while not self._stop.is_set():
+            self._turn()
+        self._link.stop()
+        self._ledger.database.close()
+
+    def _turn(self) -> None:
+        """Wait for something; take in what has come by then as one batch."""
+        wake = self._service.wake_at
+        timeout = _IDLE if wake is None else min(max(wake - time.time(), 0.0), _IDLE)
+        messages: list[Message] = []
+        try:
+            event = self._events.get(timeout=timeout)
+            while True:
+                if isinstance(event, Message):
+                    messages.append(event)
+                elif event is not None:
+                    self._link_changed(event)
+                if len(messages) >= _BATCH:
+                    break
+                event = self._events.get_nowait()
+        except queue.Empty:
+            pass
+        if messages:
+            self._service.take([(message.topic, message.payload) for message in messages], time.time())
+            # The broker may forget them only now that they are in the ledger.
+            for message in messages:
+                message.done()
+        wake = self._service.wake_at
+        if wake is not None and time.time() >= wake:
+            self._service.wake(time.time())
+
+    def _link_changed(self, event: LinkEvent) -> None:
+        if not isinstance(event, Up):
+            log.warning("the link is down: %s", getattr(event, "reason", ""))
+            return
+        self._link.subscribe(self._service.subscriptions())
+        self._service.connected(time.time())
+        release = self._ledger.latest_release()
+        if release is not None:
+            for topic, payload in publish.messages(release, self._topics):
+                self._send(topic, payload, True)
+
+    def _send(self, topic: str, payload: bytes, retain: bool) -> None:
+        """What is not sent now is sent by ``Service.connected``, or asked for by the device again."""
+        self._link.publish(topic, payload, retain)
+
+
+def region_topics(config: Aggregator) -> Topics:
+    """The topics of the region that the aggregator's identity names."""
+    subject = load_identity(config.broker.identity, role="aggregator").subject
+    return Topics(subject.fleet, subject.region)
+
+
+def publish_once(
+    config: Aggregator, topics: Topics, release: StoredRelease, older: StoredRelease | None
+) -> bool:
+    """Publish a release from a process of its own; False when the broker is away.
+
+    The parts of the older release are taken off the broker after the new one is there.
+    """
+    identity = load_identity(config.broker.identity, role="aggregator")
+    up = threading.Event()
+
+    def listen(event: LinkEvent) -> None:
+        if isinstance(event, Up):
+            up.set()
+
+    link = open_link(config, identity, f"release-{time.time_ns()}", 0, listen)
+    link.start()
+    try:
+        if not up.wait(_CONNECT):
+            return False
+        for topic, payload in publish.messages(release, topics):
+            link.publish(topic, payload, retain=True)
+        if older is not None and older.digest != release.digest:
+            for topic, payload in publish.withdrawn(older, topics):
+                link.publish(topic, payload, retain=True)
+        return link.drain(_CONNECT)
+    finally:
+        link.stop()

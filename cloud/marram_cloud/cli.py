@@ -1,0 +1,201 @@
+"""The command line ``marram-cloud``: one function a command, no logic."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import signal
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from marram.errors import MarramError
+
+if TYPE_CHECKING:
+    from marram_cloud.config.schema import Aggregator
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit status is 0, or 1 with the reason on standard error."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.command(options)
+    except MarramError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def _init(options: argparse.Namespace) -> int:
+    from marram_cloud.enrolment.files import FleetFolder
+
+    folder = FleetFolder.create(options.folder, options.fleet, options.region)
+    if options.broker:
+        folder.issue_broker(tuple(options.broker))
+    print(f"fleet {options.fleet!r}, region {options.region!r}: {folder.path}")
+    print("Keep ca.key and release.key away from the aggregator once the fleet is real.")
+    return 0
+
+
+def _enrol(options: argparse.Namespace) -> int:
+    from marram.wire import certificates
+
+    from marram_cloud.aggregator import open_ledger
+    from marram_cloud.enrolment.files import FleetFolder
+
+    ledger = open_ledger(_load(options.config))
+    for name in options.device:
+        target, certificate = FleetFolder(options.folder).enrol(name)
+        with ledger.transaction():
+            ledger.add_device(
+                name, certificates.key_id(certificate), certificates.der(certificate), time.time()
+            )
+        print(f"{name}: {target}")
+    return 0
+
+
+def _revoke(options: argparse.Namespace) -> int:
+    from marram_cloud.aggregator import open_ledger
+
+    ledger = open_ledger(_load(options.config))
+    with ledger.transaction():
+        ledger.revoke_device(options.device, time.time())
+    print(f"{options.device}: revoked; its messages are refused from now on")
+    return 0
+
+
+def _devices(options: argparse.Namespace) -> int:
+    from marram_cloud.aggregator import open_ledger
+
+    for name, enrolled, revoked in open_ledger(_load(options.config)).devices():
+        print(f"{name:32} enrolled {_date(enrolled)}{'  REVOKED' if revoked else ''}")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from marram_cloud.aggregator import Runner
+
+    config = _load(options.config)
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=config.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    runner = Runner(config)
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: runner.stop())
+    runner.run()
+    return 0
+
+
+def _rounds(options: argparse.Namespace) -> int:
+    from marram_cloud.aggregator import open_ledger
+    from marram_cloud.rounds.report import as_objects, as_text
+
+    ledger = open_ledger(_load(options.config))
+    print(json.dumps(as_objects(ledger), indent=1) if options.json else as_text(ledger, options.last))
+    return 0
+
+
+def _release(options: argparse.Namespace) -> int:
+    from marram.bundle.file import read
+
+    from marram_cloud.aggregator import open_ledger, publish_once, region_topics
+    from marram_cloud.releases import choose, make
+
+    config = _load(options.config)
+    if config.release is None:
+        raise make.ReleaseError(f"{options.config}: has no section `release` with the key and the windows")
+    ledger, bundle = open_ledger(config), read(config.bundle)
+    evaluations = ledger.evaluations()
+    if options.version is not None:
+        metrics = [one for _, one in evaluations.get(options.version, ())]
+        chosen = choose.summarise(options.version, metrics) or choose.Evaluated(
+            options.version, 0, 0, 0.0, None
+        )
+    else:
+        chosen = choose.best(evaluations, ledger.kept_versions(), config.rounds.minimum_devices)
+    calibration = make.read_calibration(config.release.calibration, bundle)
+    signer = make.read_release_key(config.release.key)
+    topics = region_topics(config)
+    older = ledger.latest_release()
+    release = make.make(ledger, bundle, chosen, calibration, signer, topics, time.time())
+    published = publish_once(config, topics, release, older)
+    accuracy = (
+        "" if chosen.accuracy is None else f", accuracy {chosen.accuracy:.3f} on the devices' own windows"
+    )
+    print(
+        f"{release.model} {release.version}: {len(release.bundle)} bytes, parameters {chosen.version}{accuracy}"
+    )
+    if not published:
+        print("the broker is away; the aggregator publishes the release when it connects")
+    return 0
+
+
+def _workshop_build(options: argparse.Namespace) -> int:
+    from marram_cloud.workshop.build import build
+
+    print(build(options.project, options.output))
+    return 0
+
+
+def _load(path: Path) -> Aggregator:
+    from marram.config.load import load
+
+    from marram_cloud.config.schema import Aggregator
+
+    return load(path, Aggregator)
+
+
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="marram-cloud", description="A fleet's aggregator, releases and model workshop."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, function: object, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(command=function)
+        return added
+
+    made = command("init", _init, "Make a fleet: its authority, its release key, its aggregator's identity.")
+    made.add_argument("folder", type=Path)
+    made.add_argument("--fleet", required=True)
+    made.add_argument("--region", default="main")
+    made.add_argument("--broker", nargs="+", metavar="HOST", help="also a TLS certificate for this broker")
+    enrolled = command("enrol", _enrol, "Make the files that a device needs, and let it take part.")
+    enrolled.add_argument("folder", type=Path, help="the fleet's folder")
+    enrolled.add_argument("device", nargs="+")
+    revoked = command("revoke", _revoke, "Refuse a device's messages from now on.")
+    revoked.add_argument("device")
+    rounds = command("rounds", _rounds, "Show the rounds.")
+    rounds.add_argument("--json", action="store_true", help="everything, as JSON")
+    rounds.add_argument("--last", type=int, default=20)
+    released = command("release", _release, "Turn learnt parameters into an int8 release for the devices.")
+    released.add_argument("--version", type=int, help="of the parameters (default: the best evaluated)")
+    configured = (
+        enrolled, revoked, rounds, released,
+        command("devices", _devices, "List the devices."),
+        command("run", _run, "Run the aggregator until it is stopped."),
+    )  # fmt: skip
+    for added in configured:
+        added.add_argument("-c", "--config", type=Path, required=True, help="YAML file")
+    workshop = command("workshop", _workshop_build, "The model workshop.")
+    inner = workshop.add_subparsers(required=True, metavar="COMMAND")
+    built = inner.add_parser("build", help="Trace a PyTorch project into a bundle.")
+    built.add_argument("project", type=Path)
+    built.add_argument("-o", "--output", type=Path)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

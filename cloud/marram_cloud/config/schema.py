@@ -1,0 +1,131 @@
+"""The aggregator's configuration, section by section; loaded and checked by ``marram.config.load``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+import msgspec
+from marram.config.values import BrokerUrl, Duration, ExistingFile, ExistingFolder, FolderPath
+from marram.errors import WireError
+from marram.wire.codec.chain import Chain
+from marram.wire.messages import Steps
+
+from marram_cloud.rounds.coordinator import Rules
+from marram_cloud.rounds.settings import RoundSettings
+from marram_cloud.strategies.fedavg import FedAvg
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+PositiveDuration = Annotated[Duration, msgspec.Meta(gt=0)]
+Problems = Iterable[tuple[tuple[str | int, ...], str]]
+
+DEFAULT_CHAIN = "clip(10)|feedback|rotate(256)|quantise(1)"
+DEFAULT_UPDATE_CHAIN = "rotate(256)|quantise(4)"
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class Broker(_Section, frozen=True, kw_only=True):
+    """The region's broker.
+
+    url: its address.
+    identity: folder with the aggregator's files, as ``marram-cloud init`` wrote them.
+    """
+
+    url: BrokerUrl
+    identity: ExistingFolder
+
+
+class Rounds(_Section, frozen=True, kw_only=True):
+    """The rounds.
+
+    minimum_devices: deltas that a round needs before it can close.
+    deadline: how long a round waits for devices that are online.
+    settle: how long a round stays open at least.
+    every: least time between the openings of two rounds.
+    limit: rounds in all; without it there is no end.
+    minimum_windows: windows that a device needs to take part.
+    chain: how devices encode their deltas.
+    update_chain: how new parameters are encoded against the version before.
+    epochs: passes over a device's windows in a round.
+    batch: windows a step.
+    learning_rate: step size on the device.
+    mu: weight of FedProx's proximal term; 0 for FedAvg.
+    strategy: the rule that turns deltas into new parameters.
+    snapshot_every: versions between two full snapshots.
+    max_norm: deltas with a larger L2 norm are refused.
+    """
+
+    minimum_devices: Count = 2
+    deadline: PositiveDuration = 300.0
+    settle: Duration = 1.0
+    every: Duration = 0.0
+    limit: Count | None = None
+    minimum_windows: Count = 16
+    chain: str = DEFAULT_CHAIN
+    update_chain: str = DEFAULT_UPDATE_CHAIN
+    epochs: Count = 5
+    batch: Count = 16
+    learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 0.03
+    mu: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    strategy: FedAvg = FedAvg(rate=0.7, momentum=0.5)
+    snapshot_every: Count = 10
+    max_norm: Annotated[float, msgspec.Meta(gt=0)] = 1000.0
+
+    def problems(self) -> Problems:
+        """Chains that are none."""
+        for name, spec in (("chain", self.chain), ("update_chain", self.update_chain)):
+            try:
+                chain = Chain.parse(spec)
+            except WireError as error:
+                yield (name,), f"expected a codec chain, found {error}"
+                continue
+            if name == "update_chain" and chain.feedback:
+                yield (name,), "expected no feedback: the aggregator itself keeps what an update left out"
+
+    def settings(self) -> RoundSettings:
+        """As the service takes them."""
+        return RoundSettings(
+            rules=Rules(self.minimum_devices, self.deadline, self.settle),
+            steps=Steps(self.epochs, self.batch, self.learning_rate, self.mu),
+            chain=self.chain,
+            update_chain=self.update_chain,
+            strategy=self.strategy,
+            minimum_samples=self.minimum_windows,
+            every=self.every,
+            limit=self.limit,
+            snapshot_every=self.snapshot_every,
+            max_norm=self.max_norm,
+        )
+
+
+class Release(_Section, frozen=True, kw_only=True):
+    """Releases.
+
+    key: the release key, PEM. It is best kept away from the aggregator and brought for a release.
+    calibration: windows (.npz) that int8 ranges are measured on.
+    """
+
+    key: ExistingFile
+    calibration: ExistingFile
+
+
+class Aggregator(_Section, frozen=True, kw_only=True):
+    """The configuration of one region's aggregator.
+
+    bundle: the bundle that devices train.
+    state: folder for the ledger.
+    broker: the region's broker.
+    rounds: the rounds.
+    release: releases; without it ``marram-cloud release`` cannot be used here.
+    log_level: how much is logged.
+    """
+
+    bundle: ExistingFile
+    state: FolderPath
+    broker: Broker
+    rounds: Rounds = Rounds()
+    release: Release | None = None
+    log_level: Literal["debug", "info", "warning", "error"] = "info"

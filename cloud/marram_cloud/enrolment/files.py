@@ -1,0 +1,93 @@
+"""The folders that ``marram-cloud init`` and ``enrol`` write: a fleet, its aggregator, its devices.
+
+A fleet folder holds ``fleet.json``, the authority (``ca.key``, ``ca.crt``), the release key
+(``release.key``, ``release.pub``), ``aggregator/`` (an identity) and, once they are enrolled, ``devices/NAME/``.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from marram.wire.certificates import Subject
+from marram.wire.topics import check_name
+
+from marram_cloud.enrolment import authority
+from marram_cloud.enrolment.authority import Authority, EnrolmentError
+
+
+class Fleet(msgspec.Struct, frozen=True):
+    """``fleet.json``."""
+
+    fleet: str
+    region: str
+
+
+@dataclass(frozen=True)
+class FleetFolder:
+    """A fleet's files."""
+
+    path: Path
+
+    @property
+    def fleet(self) -> Fleet:
+        try:
+            return msgspec.json.decode((self.path / "fleet.json").read_bytes(), type=Fleet)
+        except (OSError, msgspec.MsgspecError) as error:
+            raise EnrolmentError(
+                f"{self.path}: is not a fleet's folder; run `marram-cloud init` first"
+            ) from error
+
+    @staticmethod
+    def create(path: Path, fleet: str, region: str) -> FleetFolder:
+        """Make the authority, the release key and the aggregator's identity. Raises EnrolmentError."""
+        try:
+            check_name("fleet", fleet)
+            check_name("region", region)
+        except ValueError as error:
+            raise EnrolmentError(str(error)) from error
+        path.mkdir(parents=True, exist_ok=True)
+        made = authority.create(path, fleet)
+        release_key = authority.new_key()
+        authority.write_private(path / "release.key", authority.private_pem(release_key))
+        (path / "release.pub").write_bytes(authority.public_pem(release_key.public_key()))
+        (path / "fleet.json").write_bytes(msgspec.json.encode(Fleet(fleet, region)) + b"\n")
+        folder = FleetFolder(path)
+        folder._identity(made, path / "aggregator", Subject(fleet, region, "aggregator", "aggregator"))
+        return folder
+
+    def enrol(self, name: str) -> tuple[Path, x509.Certificate]:
+        """Make a device's identity folder. Raises EnrolmentError when there is one of that name."""
+        try:
+            check_name("device", name)
+        except ValueError as error:
+            raise EnrolmentError(str(error)) from error
+        target = self.path / "devices" / name
+        if target.exists():
+            raise EnrolmentError(f"{target}: device {name!r} is enrolled already; take another name")
+        about = self.fleet
+        subject = Subject(about.fleet, about.region, "device", name)
+        return target, self._identity(authority.load(self.path), target, subject)
+
+    def issue_broker(self, hosts: tuple[str, ...]) -> Path:
+        """A TLS server certificate for the region's broker: ``broker/{server.key,server.crt,ca.crt}``."""
+        target = self.path / "broker"
+        key = authority.new_key()
+        certificate = authority.load(self.path).issue_server(hosts, key.public_key())
+        authority.write_private(target / "server.key", authority.private_pem(key))
+        (target / "server.crt").write_bytes(certificate.public_bytes(Encoding.PEM))
+        shutil.copy(self.path / "ca.crt", target / "ca.crt")
+        return target
+
+    def _identity(self, issuer: Authority, target: Path, subject: Subject) -> x509.Certificate:
+        key = authority.new_key()
+        certificate = issuer.issue(subject, key.public_key())
+        authority.write_private(target / "device.key", authority.private_pem(key))
+        (target / "device.crt").write_bytes(certificate.public_bytes(Encoding.PEM))
+        (target / "ca.crt").write_bytes(issuer.certificate.public_bytes(Encoding.PEM))
+        shutil.copy(self.path / "release.pub", target / "release.pub")
+        return certificate

@@ -1,0 +1,55 @@
+"""Which version of the parameters to release: the one that the devices' own evaluations like best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from marram.errors import MarramError
+from marram.wire.messages import Metrics
+
+
+class ChoiceError(MarramError):
+    """No version can be released."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """One version as the devices saw it, weighted by their held-out windows."""
+
+    version: int
+    devices: int
+    count: int
+    loss: float
+    accuracy: float | None
+
+
+def summarise(version: int, metrics: Sequence[Metrics]) -> Evaluated | None:
+    """The fleet's mean over held-out windows; None when nobody had any."""
+    count = sum(one.count for one in metrics)
+    if count == 0:
+        return None
+    loss = sum(one.count * one.loss for one in metrics) / count
+    rated = [one for one in metrics if one.accuracy is not None]
+    accuracy = sum(one.count * (one.accuracy or 0.0) for one in rated) / count if rated else None
+    return Evaluated(version, len(metrics), count, loss, accuracy)
+
+
+def best(
+    evaluations: Mapping[int, Sequence[tuple[str, Metrics]]], kept: Sequence[int], minimum: int
+) -> Evaluated:
+    """The best of the kept versions that at least ``minimum`` devices evaluated.
+
+    By accuracy where the task has one, else by loss; of equals the newest. Raises ChoiceError.
+    """
+    found = [
+        summary
+        for version in kept
+        if len(evaluations.get(version, ())) >= minimum
+        and (summary := summarise(version, [metrics for _, metrics in evaluations[version]])) is not None
+    ]
+    if not found:
+        raise ChoiceError(
+            f"no version has been evaluated by {minimum} devices yet; wait for a round to close"
+        )
+    return max(found, key=lambda one: (one.accuracy if one.accuracy is not None else -one.loss, one.version))
