@@ -1,0 +1,29 @@
+"""A new bundle out of an old one: other parameters, the int8 program made from them, a new version."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+from marram.bundle.file import PARAMETERS, Bundle, encode, encode_parameters
+from numpy.typing import NDArray
+
+from marram_cloud.releases.quantise import infer_from_predict
+
+
+def rebuild(
+    bundle: Bundle,
+    parameters: NDArray[np.float32],
+    calibration: NDArray[np.float32],
+    version: str,
+    metrics: dict[str, float],
+) -> bytes:
+    """The new bundle's bytes. metrics go into the model card beside those that are there."""
+    manifest = bundle.manifest
+    predict = bundle.members[manifest.programs["predict"].file]
+    members = {
+        **bundle.members,
+        PARAMETERS: encode_parameters(manifest, parameters),
+        manifest.programs["infer"].file: infer_from_predict(predict, parameters, calibration),
+    }
+    card = msgspec.structs.replace(manifest.card, metrics={**manifest.card.metrics, **metrics})
+    return encode(msgspec.structs.replace(manifest, version=version, card=card), members)

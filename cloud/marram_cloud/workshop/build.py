@@ -1,0 +1,189 @@
+"""``marram-cloud workshop build PROJECT``: a PyTorch module becomes a bundle that a device can train and run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from marram.bundle.file import PARAMETERS, encode, encode_parameters, parse
+from marram.bundle.manifest import Manifest, ProgramFile, Role, Training
+from marram.programs.program import Program, Tensor, load
+from marram.storage import replace_file
+
+from marram_cloud.releases.quantise import infer_from_predict
+from marram_cloud.workshop.export import BATCH, export
+from marram_cloud.workshop.functions import Functions
+from marram_cloud.workshop.project import Project
+from marram_cloud.workshop.verify import Verifier, batches
+
+_EXAMPLE_BATCH = 5  # not 1, which tracing would take for a constant
+_STEPS = 5
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was built. differences: from PyTorch, by program. int8: mean difference of the int8 outputs."""
+
+    path: Path
+    size: int
+    parameters: int
+    programs: dict[str, int]
+    differences: dict[str, float]
+    int8: float
+
+    def __str__(self) -> str:
+        rows = [
+            f"  {name:14} {size:8} bytes   differs from PyTorch by {self.differences.get(name, 0.0):.1e}"
+            for name, size in self.programs.items()
+            if name != "infer.onnx"
+        ]
+        rows.append(
+            f"  {'infer.onnx':14} {self.programs['infer.onnx']:8} bytes   int8; differs from fp32 by {self.int8:.1e} in the mean"
+        )
+        return "\n".join([f"{self.path}: {self.size} bytes, {self.parameters} parameters", *rows])
+
+
+def build(folder: Path, output: Path | None = None) -> Report:
+    """Build the project in ``folder``; by default into ``folder/<name>.marram``.
+
+    Raises ProjectError, UnsupportedError or DisagreementError; no file is written then.
+    """
+    torch.set_num_threads(1)
+    project = Project(folder)
+    about = project.about
+    functions = Functions(project.module, about.task, about.training.momentum)
+    verifier = Verifier({})
+    windows = torch.from_numpy(project.calibration)
+    cases = batches(windows, len(about.labels) if about.task == "classify" else 0, about.seed)
+    files = _programs(functions, cases, verifier)
+    flat = functions.flat().numpy()
+    files["infer.onnx"] = infer_from_predict(files["predict.onnx"], flat, project.calibration)
+    manifest = _manifest(project, functions, files)
+    members = {**files, PARAMETERS: encode_parameters(manifest, flat)}
+    content = encode(manifest, members)
+    parse(content)
+    target = output or folder / f"{about.name}.marram"
+    replace_file(target, content)
+    return Report(
+        path=target,
+        size=len(content),
+        parameters=flat.shape[0],
+        programs={name: len(data) for name, data in files.items()},
+        differences=verifier.differences,
+        int8=_int8_difference(files, flat, project.calibration),
+    )
+
+
+def _programs(
+    functions: Functions, cases: list[dict[str, torch.Tensor]], verifier: Verifier
+) -> dict[str, bytes]:
+    flat = functions.flat()
+    length = flat.shape[0]
+    labelled = "y" in cases[0]
+    example = {name: value[:_EXAMPLE_BATCH] for name, value in cases[2].items()}
+    data = ["x", "y", "weight"] if labelled else ["x", "weight"]
+    predictions = ["scores"] if functions.task == "classify" else ["score", "channel_scores"]
+    sums = ["loss", "count", "correct"] if labelled else ["loss", "count"]
+    unlabelled = Unlabelled(functions)
+    train = functions.train if labelled else unlabelled.train
+    evaluate = functions.evaluate if labelled else unlabelled.evaluate
+    step = {
+        "parameters": flat, "state": torch.zeros(length), **{name: example[name] for name in data},
+        "learning_rate": torch.tensor(0.05), "anchor": flat.clone(), "mu": torch.tensor(0.0),
+    }  # fmt: skip
+    files = {
+        "train.onnx": export(train, step, ["new_parameters", "new_state", "loss"], data),
+        "evaluate.onnx": export(
+            evaluate, {"parameters": flat, **{name: example[name] for name in data}}, sums, data
+        ),
+        "predict.onnx": export(
+            functions.predict, {"parameters": flat, "x": example["x"]}, predictions, ["x"]
+        ),
+    }
+    measured = [{"parameters": flat, **{name: case[name] for name in data}} for case in cases]
+    verifier.program("evaluate.onnx", files["evaluate.onnx"], evaluate, measured)
+    asked = [{"parameters": flat, "x": case["x"]} for case in cases]
+    verifier.program("predict.onnx", files["predict.onnx"], functions.predict, asked)
+    # Several steps in a row, each from where PyTorch came to, with and without the proximal term.
+    steps = []
+    parameters, state = flat, torch.zeros(length)
+    for number, case in enumerate(cases * _STEPS):
+        one = {
+            **step, "parameters": parameters, "state": state, **{name: case[name] for name in data},
+            "mu": torch.tensor(0.1 * (number % 2)),
+        }  # fmt: skip
+        steps.append(one)
+        parameters, state = (value.detach() for value in train(**one)[:2])
+    verifier.program("train.onnx", files["train.onnx"], train, steps)
+    return files
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """The same functions without ``y``: a reconstruct model's target is its own input."""
+
+    functions: Functions
+
+    def train(
+        self, parameters: torch.Tensor, state: torch.Tensor, x: torch.Tensor, weight: torch.Tensor,
+        learning_rate: torch.Tensor, anchor: torch.Tensor, mu: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:  # fmt: skip
+        return self.functions.train(parameters, state, x, None, weight, learning_rate, anchor, mu)
+
+    def evaluate(
+        self, parameters: torch.Tensor, x: torch.Tensor, weight: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        return self.functions.evaluate(parameters, x, None, weight)
+
+
+def _manifest(project: Project, functions: Functions, files: dict[str, bytes]) -> Manifest:
+    about = project.about
+    shapes = functions.shapes
+    size = sum(int(np.prod(shape)) for shape in shapes.values())
+    roles: dict[str, Role] = {
+        "train.onnx": "train", "evaluate.onnx": "evaluate", "predict.onnx": "predict", "infer.onnx": "infer",
+    }  # fmt: skip
+    return Manifest(
+        name=about.name,
+        version=about.version,
+        task=about.task,
+        channels=about.channels,
+        rate=about.rate,
+        length=about.length,
+        stride=about.stride,
+        labels=about.labels,
+        programs={role: _entry(file, files[file]) for file, role in roles.items()},
+        parameters=tuple(Tensor(name, "float32", shape) for name, shape in shapes.items()),
+        members={},
+        training=Training(
+            optimiser=f"sgd(momentum={about.training.momentum:g})",
+            learning_rate=about.training.learning_rate,
+            batch=about.training.batch,
+            epochs=about.training.epochs,
+            state=size,
+        ),
+        card=msgspec.structs.replace(about.card, metrics={**about.card.metrics, "parameters": float(size)}),
+    )
+
+
+def _entry(file: str, content: bytes) -> ProgramFile:
+    program = load(content, "onnx")
+    return ProgramFile(file, "onnx", _named(program, "inputs"), _named(program, "outputs"))
+
+
+def _named(program: Program, side: str) -> tuple[Tensor, ...]:
+    """Tensors with one name for every dynamic dimension, whatever the exporter called it."""
+    tensors: tuple[Tensor, ...] = getattr(program, side)
+    return tuple(
+        Tensor(one.name, one.dtype, tuple(size if isinstance(size, int) else BATCH for size in one.shape))
+        for one in tensors
+    )
+
+
+def _int8_difference(files: dict[str, bytes], flat: np.ndarray, windows: np.ndarray) -> float:
+    exact = load(files["predict.onnx"], "onnx")(parameters=flat, x=windows)
+    coarse = load(files["infer.onnx"], "onnx")(x=windows)
+    return max(float(np.abs(exact[name] - coarse[name]).mean()) for name in exact)

@@ -1,0 +1,108 @@
+"""From a pure PyTorch function to the bytes of an ONNX file with a dynamic batch."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+from torch._decomp import core_aten_decompositions
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from marram_cloud.workshop.translations import TRANSLATIONS, UnsupportedError
+
+BATCH = "batch"
+OPSET = 18
+_MOST_BATCH = 65536
+
+
+def export(
+    function: Callable[..., tuple[Tensor, ...]],
+    arguments: dict[str, Tensor],
+    outputs: Sequence[str],
+    batched: Sequence[str],
+) -> bytes:
+    """Trace ``function(**arguments)``. batched: the arguments whose first dimension is the batch.
+
+    Raises UnsupportedError that names the operator when something cannot be exported.
+    """
+    names = list(arguments)
+
+    def positional(*values: Tensor) -> tuple[Tensor, ...]:
+        return function(**dict(zip(names, values, strict=True)))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = make_fx(positional, core_aten_decompositions(), tracing_mode="symbolic")(*arguments.values())
+        program = _to_onnx(traced, arguments, outputs, batched)
+    return _plain(program).SerializeToString(deterministic=True)
+
+
+def _to_onnx(
+    traced: torch.fx.GraphModule, arguments: dict[str, Tensor], outputs: Sequence[str], batched: Sequence[str]
+) -> onnx.ModelProto:
+    batch = torch.export.Dim(BATCH, min=1, max=_MOST_BATCH)
+    shapes = tuple({0: batch} if name in batched else None for name in arguments)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        program = torch.onnx.export(
+            _Positional(traced).eval(),
+            tuple(arguments.values()),
+            dynamo=True,
+            input_names=list(arguments),
+            output_names=list(outputs),
+            dynamic_shapes=(shapes,),
+            custom_translation_table=TRANSLATIONS,
+            opset_version=OPSET,
+            verbose=False,
+        )
+    except Exception as error:
+        raise UnsupportedError(_why(error)) from error
+    model: onnx.ModelProto = program.model_proto
+    return model
+
+
+class _Positional(nn.Module):
+    """torch.onnx.export wants a module; dynamic shapes then follow its one variadic argument."""
+
+    def __init__(self, traced: torch.fx.GraphModule) -> None:
+        super().__init__()
+        self.traced = traced
+
+    def forward(self, *values: Tensor) -> Any:  # noqa: ANN401
+        return self.traced(*values)
+
+
+def _plain(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Without stack traces, paths and comments: smaller, and the same on every machine."""
+    model.doc_string = ""
+    model.producer_name, model.producer_version = "marram", ""
+    del model.metadata_props[:]
+    parts: list[Any] = [model.graph, *model.functions]
+    for part in parts:
+        part.doc_string = ""
+        del part.metadata_props[:]
+        for node in part.node:
+            node.doc_string = ""
+            del node.metadata_props[:]
+    del model.graph.value_info[:]
+    for value in [*model.graph.input, *model.graph.output, *model.graph.initializer]:
+        value.doc_string = ""
+        del value.metadata_props[:]
+    return model
+
+
+def _why(error: BaseException) -> str:
+    """The innermost reason that a person can act on."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, UnsupportedError):
+            return str(seen)
+        if type(seen).__name__ == "DispatchError":
+            return f"no ONNX form of an operator is known: {str(seen).splitlines()[0]}"
+        seen = seen.__cause__
+    return f"the module cannot be exported: {str(error).splitlines()[0]}"

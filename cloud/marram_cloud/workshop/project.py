@@ -1,0 +1,104 @@
+"""A workshop project: a folder with ``project.yaml`` and ``model.py``.
+
+``model.py`` has a function ``model() -> torch.nn.Module``. Its forward takes float32 (batch, channels, length)
+in the channels' units, so normalisation is inside, and gives logits (batch, classes) for ``classify``, or the
+pair (normalised window, its reconstruction) for ``reconstruct``. ``calibration.npz`` holds ``windows``
+(n, channels, length), on which int8 ranges are measured.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import numpy as np
+import torch
+from marram.bundle.manifest import Channel, ModelCard, Name
+from marram.config.load import load
+from marram.errors import MarramError
+from numpy.typing import NDArray
+
+
+class ProjectError(MarramError):
+    """A project cannot be built; the message names the file and what to change."""
+
+
+class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Defaults that go into the manifest. momentum is in the graph and cannot be changed by a round."""
+
+    learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 0.05
+    momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.9
+    batch: Annotated[int, msgspec.Meta(ge=1)] = 16
+    epochs: Annotated[int, msgspec.Meta(ge=1)] = 5
+
+
+class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``project.yaml``. seed: of the initial parameters."""
+
+    name: Name
+    version: str = "0"
+    task: Literal["classify", "reconstruct"]
+    channels: Annotated[tuple[Channel, ...], msgspec.Meta(min_length=1)]
+    rate: Annotated[float, msgspec.Meta(gt=0)]
+    length: Annotated[int, msgspec.Meta(gt=0)]
+    stride: Annotated[int, msgspec.Meta(gt=0)]
+    labels: tuple[str, ...] = ()
+    seed: int = 0
+    training: Training = Training()
+    card: ModelCard = ModelCard()
+
+    def problems(self) -> Iterable[tuple[tuple[str], str]]:
+        """Cross-field mistakes."""
+        if self.task == "classify" and len(self.labels) < 2:
+            yield ("labels",), "expected at least two labels for a classify model"
+
+
+class Project:
+    """A loaded project; ``module`` has its initial parameters."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.about = load(folder / "project.yaml", ProjectFile)
+        torch.manual_seed(self.about.seed)
+        self.module = self._module().train()
+        self.calibration = self._calibration()
+
+    def _module(self) -> torch.nn.Module:
+        path = self.folder / "model.py"
+        spec = importlib.util.spec_from_file_location(f"marram_project_{self.about.name}", path)
+        if spec is None or spec.loader is None or not path.exists():
+            raise ProjectError(f"{path}: is not there; it should define model() -> torch.nn.Module")
+        code = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(code)
+            module = code.model()
+        except AttributeError as error:
+            raise ProjectError(f"{path}: should define model() -> torch.nn.Module: {error}") from error
+        except Exception as error:
+            raise ProjectError(f"{path}: {type(error).__name__}: {error}") from error
+        if not isinstance(module, torch.nn.Module):
+            raise ProjectError(f"{path}: model() gave {type(module).__name__}, not a torch.nn.Module")
+        if any(True for _ in module.buffers()):
+            names = ", ".join(name for name, _ in module.named_buffers())
+            raise ProjectError(
+                f"{path}: the module has buffers ({names}): only parameters are learnt and shared; use GroupNorm "
+                "in place of BatchNorm, and plain constants for fixed numbers"
+            )
+        return module
+
+    def _calibration(self) -> NDArray[np.float32]:
+        path = self.folder / "calibration.npz"
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                windows = arrays["windows"].astype(np.float32)
+        except (OSError, KeyError, ValueError) as error:
+            raise ProjectError(f"{path}: should be an .npz with an array 'windows': {error}") from error
+        shape = (len(self.about.channels), self.about.length)
+        if windows.ndim != 3 or windows.shape[1:] != shape:
+            raise ProjectError(
+                f"{path}: windows have shape {windows.shape}, expected (n, {shape[0]}, {shape[1]})"
+            )
+        return windows
