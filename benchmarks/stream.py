@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 
 import numpy as np
-
 from marram.stream.blocks import Samples
 from marram.stream.config import ChannelConfig, StreamConfig
 from marram.stream.stream import Stream

@@ -101,7 +101,7 @@ class Filler:
             good, waits = self._judge(hole, left[hole], right[hole], count)
             outcome.append((int(channel), hole, good))
             if waits.any():
-                cut = min(cut, int(hole[np.argmax(waits)]))
+                cut = min(cut, hole[np.argmax(waits)].item())
             self._write(values[channel], hole[good], left, right, self._anchor[channel])
         for channel, hole, good in outcome:
             decided = hole < cut
