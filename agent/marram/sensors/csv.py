@@ -41,7 +41,7 @@ class CsvConfig(SensorConfig, frozen=True, kw_only=True, tag="csv"):
     time: str = "time"
     time_unit: TimeUnit = "s"
     rate: Annotated[float, msgspec.Meta(gt=0)] | None = None
-    columns: dict[str, str] = {}
+    columns: dict[str, str] = msgspec.field(default_factory=dict)
     label: str | None = None
     delimiter: Literal[",", ";", "\t"] = ","
     speed: Literal["realtime", "max"] | Annotated[float, msgspec.Meta(gt=0)] = "realtime"

@@ -124,9 +124,7 @@ class MqttSensor:
 
     # Called by paho's thread
 
-    def _on_connect(
-        self, client: Any, userdata: object, flags: object, reason: Any, properties: object
-    ) -> None:  # noqa: ANN401
+    def _on_connect(self, client: Any, _data: object, _flags: object, reason: Any, *_: object) -> None:  # noqa: ANN401
         if reason.is_failure:
             self.counters["refused"] += 1
             self.last_refusal = str(reason)

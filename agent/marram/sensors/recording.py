@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marram.errors import SensorError
-from marram.sensors.fields import MalformedError, TimeUnit, parse_time
+from marram.sensors.fields import PER_SECOND, MalformedError, TimeUnit, parse_time
 
 _BLOCK = 1 << 18
 _PROBE = 100
@@ -28,7 +28,7 @@ _PROBE = 100
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """time: float64 (n,) as recorded, strictly as in the file. values: float32 (channels, n). labels: (n,)."""
+    """time: float64 (n,) as recorded. values: float32 (channels, n). labels: str (n,) or None."""
 
     time: NDArray[np.float64]
     values: NDArray[np.float32]
@@ -127,12 +127,14 @@ class Recording:
         delimiter = self._delimiter
         if '"' in text or text.count(delimiter) != len(lines) * (self._width - 1):
             return None
-        if _has_empty_cell(text, delimiter):
-            lines = _fill_empty_cells(text, delimiter).splitlines()
-        numeric = self._time is not None and self._unit != "iso"
-        wanted = [self._time, *self._columns] if numeric else list(self._columns)
+        filled = (
+            _fill_empty_cells(text, delimiter).splitlines() if _has_empty_cell(text, delimiter) else lines
+        )
+        wanted = list(self._columns)
+        if self._time is not None and self._unit != "iso":
+            wanted.insert(0, self._time)
         try:
-            table = np.loadtxt(lines, delimiter=delimiter, usecols=wanted, comments=None, ndmin=2)
+            table = np.loadtxt(filled, delimiter=delimiter, usecols=wanted, comments=None, ndmin=2)
             time = self._times(lines, table)
         except (ValueError, MalformedError):
             return None
@@ -148,19 +150,20 @@ class Recording:
         if self._unit == "iso":
             cells = (line.split(self._delimiter, index + 1)[index].strip() for line in lines)
             return np.array([parse_time(cell, "iso") for cell in cells])
-        return table[:, 0] * parse_time(1, self._unit) if self._unit != "s" else table[:, 0].copy()
+        return table[:, 0] / PER_SECOND[self._unit]
 
     def _labels(self, lines: list[str]) -> NDArray[np.str_] | None:
         index = self._label
         if index is None:
             return None
         cells = [line.split(self._delimiter, index + 1)[index].strip() for line in lines]
-        return np.array(["" if cell == "nan" else cell for cell in cells], dtype=np.str_)
+        return np.array(cells, dtype=np.str_)
 
     def _slow(self, lines: list[str], number: int) -> Rows:
         """The block row by row; ``number`` is the line of the first."""
         times, rows, labels = [], [], []
-        for line, cells in enumerate(csv.reader(lines, delimiter=self._delimiter), start=number):
+        reader = csv.reader(lines, delimiter=self._delimiter)
+        for cells in reader:
             if not cells:
                 continue
             try:
@@ -168,7 +171,7 @@ class Recording:
             except ValueError as error:
                 if not self._skip_broken:
                     raise SensorError(
-                        f"{self._path}:{line}: broken row: {error} (set `broken: skip` to leave such rows out)"
+                        f"{self._path}:{number + reader.line_num - 1}: broken row: {error} (`broken: skip` leaves such rows out)"
                     ) from error
                 self.counters["malformed"] += 1
                 continue

@@ -88,12 +88,12 @@ class Filler:
         self._new_run = True
 
     def _repair(self, ticks: Ticks, holes: Flags) -> list[Segment]:
-        count = int(holes.shape[1])
+        count = holes.shape[1]
         values, repaired = ticks.values.copy(), ticks.flagged.copy()
         missing, bad = np.zeros(count, dtype=np.bool_), np.zeros(count, dtype=np.bool_)
         lefts = np.tile(np.arange(count), (len(self._channels), 1))
         outcome = []
-        cut: int = count
+        cut = count
         for channel in np.flatnonzero(holes.any(axis=1)):
             hole = np.flatnonzero(holes[channel])
             left, right = self._neighbours(holes[channel], int(self._age[channel]))
@@ -101,20 +101,20 @@ class Filler:
             good, waits = self._judge(hole, left[hole], right[hole], count)
             outcome.append((int(channel), hole, good))
             if waits.any():
-                cut = min(cut, hole[np.argmax(waits)].item())
+                cut = min(cut, int(hole[np.argmax(waits)]))
             self._write(values[channel], hole[good], left, right, self._anchor[channel])
-        for channel, hole, good in outcome:
+        for row, hole, good in outcome:
             decided = hole < cut
             fixed, lost = hole[good & decided], hole[~good & decided]
             if self._mode == "drop":
                 missing[hole] = True
-                values[channel, hole] = 0
-                self._lost[channel] += lost.size
+                values[row, hole] = 0
+                self._lost[row] += lost.size
                 continue
             repaired[fixed] = True
             bad[lost] = True
-            self._filled[channel] += fixed.size
-            self._lost[channel] += lost.size
+            self._filled[row] += fixed.size
+            self._lost[row] += lost.size
         self._remember(ticks.values, lefts, cut)
         if cut < count:
             self._pending = _part(ticks, slice(cut, count))
