@@ -127,9 +127,9 @@ class Recording:
         delimiter = self._delimiter
         if '"' in text or text.count(delimiter) != len(lines) * (self._width - 1):
             return None
-        filled = (
-            _fill_empty_cells(text, delimiter).splitlines() if _has_empty_cell(text, delimiter) else lines
-        )
+        filled = lines
+        if _has_empty_cell(text, delimiter):
+            filled = _fill_empty_cells(text, delimiter).split("\n")
         wanted = list(self._columns)
         if self._time is not None and self._unit != "iso":
             wanted.insert(0, self._time)
@@ -170,8 +170,9 @@ class Recording:
                 time, row, label = self._row(cells)
             except ValueError as error:
                 if not self._skip_broken:
+                    where = f"{self._path}:{number + reader.line_num - 1}"
                     raise SensorError(
-                        f"{self._path}:{number + reader.line_num - 1}: broken row: {error} (`broken: skip` leaves such rows out)"
+                        f"{where}: broken row: {error} (`broken: skip` leaves such rows out)"
                     ) from error
                 self.counters["malformed"] += 1
                 continue
