@@ -17,7 +17,7 @@ from marram.sensors.sensor import SensorConfig
 from marram.stream.blocks import Samples
 
 TimeUnit = Literal["s", "ms", "us", "ns", "iso"]
-_PER_SECOND = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
+PER_SECOND = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 
 
 class FieldsConfig(SensorConfig, frozen=True, kw_only=True):
@@ -70,7 +70,7 @@ def parse_time(value: object, unit: TimeUnit) -> float:
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise MalformedError(f"expected a number as time, found {value!r:.60}")
-    return value / _PER_SECOND[unit]
+    return value / PER_SECOND[unit]
 
 
 class FieldMapper:
