@@ -70,7 +70,7 @@ def load(folder: Path, role: str = "device") -> Identity:
     release_key = load_pem_public_key(_read(folder / RELEASE_KEY))
     if not isinstance(release_key, PublicKey):
         raise IdentityError(f"{folder / RELEASE_KEY}: is neither a P-256 nor an Ed25519 key")
-    signer = KeySigner(key, certificates.key_id(certificate))
+    signer = KeySigner(key, certificates.der(certificate))
     return Identity(folder, subject, certificate, authority, release_key, signer)
 
 
