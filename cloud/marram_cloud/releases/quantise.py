@@ -44,7 +44,8 @@ def infer_from_predict(
             root.setLevel(level)
         model = onnx.load(target)
     model.producer_name, model.producer_version, model.doc_string = "marram", "", ""
-    return model.SerializeToString(deterministic=True)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
 
 
 def _with_parameters(predict: bytes, parameters: NDArray[np.float32]) -> onnx.ModelProto:

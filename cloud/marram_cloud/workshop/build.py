@@ -40,8 +40,9 @@ class Report:
             for name, size in self.programs.items()
             if name != "infer.onnx"
         ]
+        size = self.programs["infer.onnx"]
         rows.append(
-            f"  {'infer.onnx':14} {self.programs['infer.onnx']:8} bytes   int8; differs from fp32 by {self.int8:.1e} in the mean"
+            f"  infer.onnx     {size:8} bytes   int8; differs from fp32 by {self.int8:.1e} in the mean"
         )
         return "\n".join([f"{self.path}: {self.size} bytes, {self.parameters} parameters", *rows])
 
@@ -186,4 +187,7 @@ def _named(program: Program, side: str) -> tuple[Tensor, ...]:
 def _int8_difference(files: dict[str, bytes], flat: np.ndarray, windows: np.ndarray) -> float:
     exact = load(files["predict.onnx"], "onnx")(parameters=flat, x=windows)
     coarse = load(files["infer.onnx"], "onnx")(x=windows)
-    return max(float(np.abs(exact[name] - coarse[name]).mean()) for name in exact)
+    return max(
+        float(np.abs(exact[name].astype(np.float64) - coarse[name].astype(np.float64)).mean())
+        for name in exact
+    )

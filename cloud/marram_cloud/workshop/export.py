@@ -39,7 +39,8 @@ def export(
         warnings.simplefilter("ignore")
         traced = make_fx(positional, core_aten_decompositions(), tracing_mode="symbolic")(*arguments.values())
         program = _to_onnx(traced, arguments, outputs, batched)
-    return _plain(program).SerializeToString(deterministic=True)
+    content: bytes = _plain(program).SerializeToString(deterministic=True)
+    return content
 
 
 def _to_onnx(

@@ -1,0 +1,40 @@
+# Every target sets up what it needs in .venv by itself.
+PYTHON ?= python3
+BIN := .venv/bin
+SEEDS ?= 200
+
+.PHONY: demo test lint bench simulate bundles lock clean
+
+demo: .venv/.demo
+	$(BIN)/python -m examples.shoulder.demo
+
+test: .venv/.test
+	scripts/test
+
+lint: .venv/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/.test
+	$(BIN)/python -m benchmarks
+
+simulate: .venv/.test
+	SEEDS=$(SEEDS) $(BIN)/python -m pytest -n auto tests/simulation
+
+# Build the committed example bundles again (needs torch).
+bundles: .venv/.test
+	$(BIN)/marram-cloud workshop build examples/shoulder
+	$(BIN)/marram-cloud workshop build examples/host
+
+# Write down the versions that are installed now, for everybody's set-up.
+lock: .venv/.test
+	scripts/lock
+
+.venv/.%: pyproject.toml constraints.txt scripts/setup
+	PYTHON=$(PYTHON) scripts/setup $*
+	touch $@
+
+clean:
+	rm -rf .venv build
