@@ -11,8 +11,6 @@ from pathlib import Path
 
 from marram.bundle.file import Bundle, read
 from marram.config.schema import Agent, Cloud, Learning
-from marram.link import identity as identities
-from marram.link.identity import Identity
 from marram.device.resources import Resources
 from marram.inference.model import int8_model
 from marram.inference.pipeline import Pipeline
@@ -25,6 +23,8 @@ from marram.learning.participant import Participant
 from marram.learning.rounds import Rounds
 from marram.learning.store import SampleStore, StoreSettings
 from marram.learning.work import Workshop
+from marram.link import identity as identities
+from marram.link.identity import Identity
 from marram.link.mqtt import Broker, LinkEvent, Message, MqttLink, Options, Up
 from marram.loop import Loop
 from marram.outputs.output import OUTPUTS, Output, OutputContext

@@ -1,7 +1,7 @@
 """The local socket: ``marram status`` and ``marram label`` talk to the running daemon through it.
 
-One request is one line of JSON, ``{"command": "status", ...}``; the answer is one line of JSON, an object that
-has ``error`` when the request was refused. Only who may open the socket's file may ask.
+One request is one line of JSON, ``{"command": "status", ...}``; the answer is one line of JSON, an object
+that has ``error`` when the request was refused. Only who may open the socket's file may ask.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ from contextlib import ExitStack
 from marram.assembly import Parts, assemble
 from marram.config.schema import Agent
 from marram.control import ControlServer, Handler
-from marram.notify import notify, watchdog_period
 from marram.errors import SensorError
+from marram.notify import notify, watchdog_period
 from marram.sensors.sensor import Sensor
 from marram.status import status
 

@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable
 
 from marram.bundle.file import read
+from marram.errors import MarramError
 from marram.link.identity import Identity
 from marram.link.identity import load as load_identity
-from marram.notify import notify
-from marram.errors import MarramError
 from marram.link.mqtt import Broker, LinkEvent, Message, MqttLink, Options, Up
+from marram.notify import notify
 from marram.storage import open_database
 from marram.wire import certificates
 from marram.wire.signed import Author

@@ -126,12 +126,9 @@ def _release(options: argparse.Namespace) -> int:
     older = ledger.latest_release()
     release = make.make(ledger, bundle, chosen, calibration, signer, topics, time.time())
     published = publish_once(config, topics, release, older)
-    accuracy = (
-        "" if chosen.accuracy is None else f", accuracy {chosen.accuracy:.3f} on the devices' own windows"
-    )
-    print(
-        f"{release.model} {release.version}: {len(release.bundle)} bytes, parameters {chosen.version}{accuracy}"
-    )
+    print(f"{release.model} {release.version}: {len(release.bundle)} bytes, parameters {chosen.version}")
+    if chosen.accuracy is not None:
+        print(f"accuracy {chosen.accuracy:.3f} on the devices' own windows, before int8")
     if not published:
         print("the broker is away; the aggregator publishes the release when it connects")
     return 0

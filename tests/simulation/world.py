@@ -337,7 +337,7 @@ class World:
 def replayed_sum(world: World) -> np.ndarray:
     """The published parameters again, from the ledger's own deltas, by a few plain lines of float64."""
     ledger = Ledger(world.ledger_disk)
-    exact, held = INITIAL.astype(np.float64), INITIAL
+    exact = INITIAL.astype(np.float64)
     for done in ledger.rounds():
         if done.closed is None:
             continue

@@ -137,7 +137,8 @@ def own_model(
     manifest = bundle.manifest
     if parameters.shape != (manifest.parameter_count,):
         raise BundleError(
-            f"{bundle.source}: has {manifest.parameter_count} parameters, the device's own are {parameters.shape}"
+            f"{bundle.source}: has {manifest.parameter_count} parameters, the device's own are "
+            f"{parameters.shape[0]}"
         )
     name = f"{manifest.name} {manifest.version} (own)"
     model = Model(manifest, name, lambda x: program(parameters=parameters, x=x), normal)

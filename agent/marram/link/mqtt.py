@@ -205,7 +205,7 @@ class MqttLink:
         userdata: Any,
         flags: Any,
         code: Any,
-        properties: Any,  # noqa: ANN401
+        properties: Any,
     ) -> None:
         self._accepted = not code.is_failure
         if code.is_failure:
@@ -221,12 +221,12 @@ class MqttLink:
         userdata: Any,
         flags: Any,
         code: Any,
-        properties: Any,  # noqa: ANN401
+        properties: Any,
     ) -> None:
         self._listener(Down(str(code)))
         self._gone.set()
 
-    def _on_message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:  # noqa: ANN401
+    def _on_message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
         self.bytes_in += len(message.topic) + len(message.payload)
         mid, qos = message.mid, message.qos
 

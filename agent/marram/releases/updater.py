@@ -110,8 +110,8 @@ class Updater:
             if other != folder:
                 shutil.rmtree(other, ignore_errors=True)
         self.state = f"fetching {release.version}"
-        log.info("release %s: %d bytes in %d parts, %d of them are here", release.version, release.size, count,
-                 count - len(self._missing()))  # fmt: skip
+        here = count - len(self._missing())
+        log.info("release %s: %d bytes, %d of %d parts are here", release.version, release.size, here, count)
         self.wake_at = now + _PATIENCE
         self.link.subscribe(tuple(self._missing()))
         self._perhaps_check()

@@ -27,7 +27,7 @@ class Stream:
     a source.
     """
 
-    def __init__(  # noqa: PLR0917  (the model and its sensors, in the order of the manifest)
+    def __init__(
         self,
         channels: Sequence[str],
         rate: float,

@@ -1,7 +1,7 @@
 """The folders that ``marram-cloud init`` and ``enrol`` write: a fleet, its aggregator, its devices.
 
 A fleet folder holds ``fleet.json``, the authority (``ca.key``, ``ca.crt``), the release key
-(``release.key``, ``release.pub``), ``aggregator/`` (an identity) and, once they are enrolled, ``devices/NAME/``.
+(``release.key``, ``release.pub``), ``aggregator/`` (an identity) and ``devices/NAME/`` of those enrolled.
 """
 
 from __future__ import annotations

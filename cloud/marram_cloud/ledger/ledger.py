@@ -152,7 +152,8 @@ class Ledger:
         """A device and its certificate (DER); a new certificate takes the place of the old one."""
         self.database.execute(
             "INSERT INTO devices (name, key_id, certificate, enrolled) VALUES (?, ?, ?, ?) "
-            "ON CONFLICT (name) DO UPDATE SET key_id = excluded.key_id, certificate = excluded.certificate, revoked = NULL",
+            "ON CONFLICT (name) DO UPDATE SET key_id = excluded.key_id, "
+            "certificate = excluded.certificate, revoked = NULL",
             (name, key_id, certificate, now),
         )
 

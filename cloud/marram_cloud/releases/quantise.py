@@ -1,7 +1,7 @@
-"""int8 from fp32: ``predict.onnx`` with its parameters put in, folded, and quantised with calibration windows.
+"""int8 from fp32: ``predict.onnx`` with its parameters put in, folded, and quantised.
 
-Static, per-channel, QDQ, by onnxruntime's own quantiser; no torch. Only the heavy operators are quantised: the
-normalisation in front and the softmax behind stay in float.
+Static, per-channel, QDQ, by onnxruntime's own quantiser with calibration windows; no torch. Only the heavy
+operators are quantised: the normalisation in front and the softmax behind stay in float.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _with_parameters(predict: bytes, parameters: NDArray[np.float32]) -> onnx.Mo
 
 
 def _fold(model: onnx.ModelProto, folder: Path) -> Path:
-    """Let onnxruntime compute all that no longer depends on an input; the weights come out as initialisers."""
+    """Let onnxruntime compute all that depends on no input; the weights come out as initialisers."""
     target = folder / "folded.onnx"
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC

@@ -23,9 +23,7 @@ def as_objects(ledger: Ledger) -> dict[str, Any]:
 
 def as_text(ledger: Ledger, last: int) -> str:
     """A table of the last rounds."""
-    lines = [
-        "round  version  opened            deltas  windows  bytes up  loss    accuracy  (devices' own windows)"
-    ]
+    lines = ["round  version  opened            deltas  windows  bytes up  loss    accuracy (own windows)"]
     for one in ledger.rounds(last):
         row = _object(ledger, one)
         loss = "-" if row["loss"] is None else f"{row['loss']:.4f}"

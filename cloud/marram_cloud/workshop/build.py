@@ -1,4 +1,4 @@
-"""``marram-cloud workshop build PROJECT``: a PyTorch module becomes a bundle that a device can train and run."""
+"""``marram-cloud workshop build``: a PyTorch module becomes a bundle that a device can train and run."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """A workshop project: a folder with ``project.yaml`` and ``model.py``.
 
-``model.py`` has a function ``model() -> torch.nn.Module``. Its forward takes float32 (batch, channels, length)
-in the channels' units, so normalisation is inside, and gives logits (batch, classes) for ``classify``, or the
-pair (normalised window, its reconstruction) for ``reconstruct``. ``calibration.npz`` holds ``windows``
-(n, channels, length), on which int8 ranges are measured.
+``model.py`` has a function ``model() -> torch.nn.Module``. Its forward takes float32
+(batch, channels, length) in the channels' units, so normalisation is inside, and gives logits
+(batch, classes) for ``classify``, or the pair (normalised window, its reconstruction) for ``reconstruct``.
+``calibration.npz`` holds ``windows`` (n, channels, length), on which int8 ranges are measured.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ class Project:
         if any(True for _ in module.buffers()):
             names = ", ".join(name for name, _ in module.named_buffers())
             raise ProjectError(
-                f"{path}: the module has buffers ({names}): only parameters are learnt and shared; use GroupNorm "
-                "in place of BatchNorm, and plain constants for fixed numbers"
+                f"{path}: the module has buffers ({names}): only parameters are learnt and shared; "
+                "use GroupNorm in place of BatchNorm, and plain constants for fixed numbers"
             )
         return module
 
@@ -93,7 +93,7 @@ class Project:
         path = self.folder / "calibration.npz"
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                windows = arrays["windows"].astype(np.float32)
+                windows: NDArray[np.float32] = arrays["windows"].astype(np.float32)
         except (OSError, KeyError, ValueError) as error:
             raise ProjectError(f"{path}: should be an .npz with an array 'windows': {error}") from error
         shape = (len(self.about.channels), self.about.length)
