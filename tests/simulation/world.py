@@ -282,7 +282,7 @@ class World:
         self.seed, self.rounds = seed, rounds
         self.random = random.Random(seed)
         self.stormy = True
-        self.crash_chance = self.random.choice([0.0, 0.02, 0.1])
+        self.crash_chance = self.random.choice([0.0, 0.01, 0.04])
         self.minimum = self.random.randint(1, devices)
         self.chain = self.random.choice(CHAINS)
         self.update_chain = self.random.choice(["float32", "rotate(16)|quantise(4,16)"])
@@ -302,7 +302,7 @@ class World:
             key_id = certificates.key_id(certificate)
             Ledger(self.ledger_disk).add_device(device.name, key_id, certificates.der(certificate), 0.0)
 
-    def run(self, hours: float = 12.0) -> None:
+    def run(self, hours: float = 2.0) -> None:
         """All machines start at some moment of the first minute; then the storm, then the calm."""
         self.clock.at(self.clock.now + self.random.uniform(0, 60), self.aggregator.boot)
         for device in self.devices:
