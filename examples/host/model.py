@@ -1,4 +1,4 @@
-"""A small autoencoder over a machine's own load: what it cannot reconstruct is not normal for this machine."""
+"""A small autoencoder over a machine's load: what it cannot reconstruct is not normal for this machine."""
 
 import torch
 from torch import Tensor, nn
