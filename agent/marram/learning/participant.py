@@ -367,7 +367,8 @@ class Participant:
         if self.offer and offer.round < self.offer.round:
             raise WireError(reasons.REPLAYED, f"offer of round {offer.round} after {self.offer.round}")
         if offer == self.offer:
-            return []
+            # Said again: an aggregator that was restarted, which may have lost what was on its way.
+            return self._resend(now, first=True)
         actions: list[Action] = []
         if self._training is not None and self._training != offer.round:
             self._training = None

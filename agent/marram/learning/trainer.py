@@ -53,7 +53,11 @@ class Measured(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """What came out. samples: windows trained on. steps: optimiser steps. pss: peak bytes of this process."""
+    """What came out. samples: windows trained on. steps: optimiser steps.
+
+    peak_rss: the most resident memory of this process, bytes. pss: its proportional part of shared pages and
+    all of its own, bytes, when the training was done; 0 where the kernel does not tell.
+    """
 
     samples: int
     steps: int
@@ -62,6 +66,7 @@ class Result(msgspec.Struct, frozen=True):
     after: Measured
     seconds: float
     peak_rss: int
+    pss: int
 
 
 class NormalFile(msgspec.Struct, frozen=True):

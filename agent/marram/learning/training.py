@@ -16,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marram.bundle.file import Bundle, read
+from marram.device.resources import Resources
 from marram.errors import TrainingError
 from marram.learning.store import TrainingSet, read_training_set
 from marram.learning.trainer import Job, Measured, NormalFile, Result
 from marram.programs.program import Array, Program, ProgramOptions
 from marram.storage import replace_file
+from marram.wire.messages import Steps
 
 Vector = NDArray[np.float32]
 _EVALUATION_BATCH = 64
@@ -44,22 +46,24 @@ def train(job: Job) -> Result:
         held_out = seen
     parameters = _start(job, bundle)
     evaluate = bundle.program("evaluate", options)
-    before = _evaluate(evaluate, parameters, held_out, labelled)
-    trained, steps, loss = _fit(
-        bundle.program("train", options), job, manifest.training.state, parameters, seen, labelled
+    before = measure(evaluate, parameters, held_out, labelled)
+    asked = Steps(job.epochs, job.batch, job.learning_rate, job.mu)
+    trained, steps, loss = fit(
+        bundle.program("train", options), asked, job.seed, manifest.training.state, parameters, seen, labelled
     )
     if not np.isfinite(trained).all():
         raise TrainingError(
             "training diverged: the parameters are not finite any more; lower the learning rate"
         )
-    after = _evaluate(evaluate, trained, held_out, labelled)
+    after = measure(evaluate, trained, held_out, labelled)
     output = Path(job.output)
     replace_file(output / "parameters.f32", trained.astype("<f4").tobytes())
     if job.calibrate:
         normal = _normal(bundle.program("predict", options), trained, held_out)
         replace_file(output / "normal.json", msgspec.json.encode(normal))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Result(len(seen), steps, loss, before, after, time.monotonic() - began, peak)
+    seconds = time.monotonic() - began
+    return Result(len(seen), steps, loss, before, after, seconds, peak, Resources().memory()[1])
 
 
 def _start(job: Job, bundle: Bundle) -> Vector:
@@ -71,23 +75,32 @@ def _start(job: Job, bundle: Bundle) -> Vector:
     return parameters
 
 
-def _fit(
-    program: Program, job: Job, state_size: int, start: Vector, data: TrainingSet, labelled: bool
+def fit(
+    program: Program,
+    asked: Steps,
+    seed: int,
+    state_size: int,
+    start: Vector,
+    data: TrainingSet,
+    labelled: bool,
 ) -> tuple[Vector, int, float]:
-    """(parameters, steps, mean loss of the last epoch)."""
-    shuffle = np.random.default_rng(job.seed)
+    """Epochs of ``train.onnx`` from ``start`` (P,): (parameters, steps, mean loss of the last epoch).
+
+    seed: of the shuffling. state_size: length of the optimiser state. labelled: the program takes ``y``.
+    """
+    shuffle = np.random.default_rng(seed)
     fixed: dict[str, Array] = {
-        "learning_rate": np.array(job.learning_rate, np.float32),
+        "learning_rate": np.array(asked.learning_rate, np.float32),
         "anchor": start,
-        "mu": np.array(job.mu, np.float32),
+        "mu": np.array(asked.mu, np.float32),
     }
     parameters, state = start, np.zeros(state_size, np.float32)
     steps, loss = 0, math.nan
-    for _ in range(job.epochs):
+    for _ in range(asked.epochs):
         order = shuffle.permutation(len(data))
         losses = []
-        for begin in range(0, len(order), job.batch):
-            batch = _batch(data, order[begin : begin + job.batch], job.batch, labelled)
+        for begin in range(0, len(order), asked.batch):
+            batch = _batch(data, order[begin : begin + asked.batch], asked.batch, labelled)
             out = program(parameters=parameters, state=state, **batch, **fixed)
             parameters = out["new_parameters"].astype(np.float32, copy=False)
             state = out["new_state"].astype(np.float32, copy=False)
@@ -108,7 +121,8 @@ def _batch(data: TrainingSet, chosen: NDArray[np.intp], size: int, labelled: boo
     return batch
 
 
-def _evaluate(program: Program, parameters: Vector, data: TrainingSet, labelled: bool) -> Measured:
+def measure(program: Program, parameters: Vector, data: TrainingSet, labelled: bool) -> Measured:
+    """Means of ``evaluate.onnx`` over all of ``data``."""
     loss = correct = count = 0.0
     for begin in range(0, len(data), _EVALUATION_BATCH):
         chosen = np.arange(begin, min(begin + _EVALUATION_BATCH, len(data)))
