@@ -45,7 +45,7 @@ class Down:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message came. ``done()`` must be called once it is dealt with (only with ``manual_ack``)."""
+    """A message came. ``done()`` must be called once it is dealt with (where ``receive_maximum`` is set)."""
 
     topic: str
     payload: bytes
@@ -83,15 +83,14 @@ class Broker:
 class Options:
     """How to connect.
 
-    will: topic and payload that the broker publishes (retained) when this client dies. session: seconds
-    that the broker keeps this client's session, 0 for none. manual_ack: see ``Message.done``.
+    will: topic and payload that the broker publishes (retained) when this client dies. receive_maximum:
+    messages that the broker may send before the first of them is ``done``; None takes them as they come.
     """
 
     client_id: str
     keepalive: float = 60.0
     will: tuple[str, bytes] | None = None
-    session: int = 0
-    manual_ack: bool = False
+    receive_maximum: int | None = None
     tls: ssl.SSLContext | None = None
 
 
@@ -112,7 +111,7 @@ class MqttLink:
             client_id=options.client_id,
             protocol=paho.MQTTv5,
             reconnect_on_failure=False,
-            manual_ack=options.manual_ack,
+            manual_ack=options.receive_maximum is not None,
         )
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
@@ -175,14 +174,14 @@ class MqttLink:
         delay = BACKOFF_FIRST
         while not self._stop.is_set():
             properties = Properties(PacketTypes.CONNECT)
-            if self._options.session:
-                properties.SessionExpiryInterval = self._options.session
+            if self._options.receive_maximum is not None:
+                properties.ReceiveMaximum = self._options.receive_maximum
             try:
                 self._client.connect(
                     self._broker.host,
                     self._broker.port,
                     keepalive=int(self._options.keepalive),
-                    clean_start=self._options.session == 0,
+                    clean_start=True,
                     properties=properties,
                 )
                 # loop_start, not loop_forever: only with its own thread does paho let others publish.
@@ -231,7 +230,7 @@ class MqttLink:
         mid, qos = message.mid, message.qos
 
         def done() -> None:
-            if self._options.manual_ack:
+            if self._options.receive_maximum is not None:
                 client.ack(mid, qos)
 
         try:

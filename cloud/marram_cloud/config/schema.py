@@ -44,6 +44,7 @@ class Rounds(_Section, frozen=True, kw_only=True):
     minimum_devices: deltas that a round needs before it can close.
     deadline: how long a round waits for devices that are online.
     settle: how long a round stays open at least.
+    grace: how long a device whose connection broke is still waited for.
     every: least time between the openings of two rounds.
     limit: rounds in all; without it there is no end.
     minimum_windows: windows that a device needs to take part.
@@ -61,6 +62,7 @@ class Rounds(_Section, frozen=True, kw_only=True):
     minimum_devices: Count = 2
     deadline: PositiveDuration = 300.0
     settle: Duration = 1.0
+    grace: Duration = 5.0
     every: Duration = 0.0
     limit: Count | None = None
     minimum_windows: Count = 16
@@ -88,7 +90,7 @@ class Rounds(_Section, frozen=True, kw_only=True):
     def settings(self) -> RoundSettings:
         """As the service takes them."""
         return RoundSettings(
-            rules=Rules(self.minimum_devices, self.deadline, self.settle),
+            rules=Rules(self.minimum_devices, self.deadline, self.settle, self.grace),
             steps=Steps(self.epochs, self.batch, self.learning_rate, self.mu),
             chain=self.chain,
             update_chain=self.update_chain,
