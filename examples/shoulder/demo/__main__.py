@@ -15,7 +15,7 @@ from marram.wire.topics import Topics
 
 from examples.shoulder import people
 from examples.shoulder.demo import broker, figures, page, story
-from examples.shoulder.demo.fleet import Fleet
+from examples.shoulder.demo.fleet import Fleet, Status
 from examples.shoulder.demo.gate import Gate
 from examples.shoulder.demo.intruder import Intruder
 from examples.shoulder.demo.process import DemoError, call
@@ -52,8 +52,9 @@ def run(folder: Path, rounds: int) -> None:
     fleet = Fleet.of(site, names)
     try:
         refused = learn(fleet, gate, intruder, rounds)
+        learnt = fleet.statuses()
         release(fleet)
-        report(site, fleet, intruder, refused)
+        report(site, fleet, intruder, refused, learnt)
     finally:
         fleet.stop()
         intruder.stop()
@@ -98,12 +99,14 @@ def release(fleet: Fleet) -> None:
     )
 
 
-def report(site: Site, fleet: Fleet, intruder: Intruder, refused: dict[str, int]) -> None:
+def report(
+    site: Site, fleet: Fleet, intruder: Intruder, refused: dict[str, int], learnt: dict[str, Status]
+) -> None:
     """Figures and page; the fleet is stopped in between, so that all its files are complete."""
     statuses = fleet.statuses()
     seconds = fleet.seconds
     fleet.stop()
-    collected = figures.collect(site, fleet, intruder, refused, statuses, seconds)
+    collected = figures.collect(site, fleet, intruder, refused, learnt, statuses, seconds)
     figures.write(collected, site.folder / "report.json")
     page.write(collected, site.folder / "report.html")
     print(figures.summary(collected))

@@ -19,10 +19,13 @@ Figures = dict[str, Any]
 
 
 def collect(
-    site: Site, fleet: Fleet, intruder: Intruder, refused: dict[str, int], statuses: dict[str, Status],
-    seconds: float,
+    site: Site, fleet: Fleet, intruder: Intruder, refused: dict[str, int], learnt: dict[str, Status],
+    statuses: dict[str, Status], seconds: float,
 ) -> Figures:  # fmt: skip
-    """What ``report.json`` holds. statuses: the devices' last words. seconds: from the first start on."""
+    """What ``report.json`` holds.
+
+    learnt, statuses: what the devices said after the last round, and at the end. seconds: since the start.
+    """
     ledger = fleet.ledger
     rounds = [one for one in ledger.rounds() if one.closed is not None]
     measured = [ledger.round_figures(one.number) for one in rounds]
@@ -36,7 +39,7 @@ def collect(
     stride = released.manifest.stride / released.manifest.rate
     lost = evaluate.lost_in_swap(site, names, release.version, stride)
     whole = [name for name in names if fleet.devices[name].kills == 0]
-    down = [statuses[name]["link"]["bytes_in"] for name in whole]
+    down = [learnt[name]["link"]["bytes_in"] for name in whole]
     latencies = [status["windows"]["latency_us"] for status in statuses.values()]
     fp32 = released.manifest.parameter_count * 4
     up = intruder.heard.delta_bytes / len(set(_heard(intruder)))
