@@ -66,15 +66,15 @@ def prepare(database: sqlite3.Connection, schema: str, durable: bool = True) -> 
 
 @contextmanager
 def transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    """All of the block's statements, or none. Raises StorageError when the disk is full or gone."""
-    database.execute("BEGIN IMMEDIATE")
+    """All of the block's statements, or none. Raises StorageError when the disk is full, gone or damaged."""
     try:
+        database.execute("BEGIN IMMEDIATE")
         yield database
         database.execute("COMMIT")
     except BaseException as error:
         if database.in_transaction:
             database.execute("ROLLBACK")
-        if isinstance(error, sqlite3.OperationalError):
+        if type(error) in (sqlite3.OperationalError, sqlite3.DatabaseError):
             raise StorageError(f"state could not be written: {error}") from error
         raise
 
