@@ -9,26 +9,20 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
-from functools import cache
 
 import numpy as np
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
 from marram.learning import journal as journals
 from marram.learning import participant as machine
 from marram.learning.journal import Journal
 from marram.learning.participant import Participant
 from marram.learning.shell import Outcome, Shell
 from marram.wire import certificates, envelope
-from marram.wire.certificates import Subject
 from marram.wire.codec.chain import Chain
 from marram.wire.codec.seed import device_seed
-from marram.wire.envelope import KeySigner
 from marram.wire.messages import Metrics, Offer, Receipt, Steps
-from marram.wire.signed import AggregatorTrust, Author, read
+from marram.wire.signed import AggregatorTrust, read
 from marram.wire.topics import Topics
 from marram_cloud.engines.local import LocalEngine
-from marram_cloud.enrolment import authority
 from marram_cloud.ledger import ledger as ledgers
 from marram_cloud.ledger.ledger import Ledger
 from marram_cloud.rounds.coordinator import Rules
@@ -38,6 +32,7 @@ from marram_cloud.strategies.fedavg import FedAvg
 
 from tests.simulation.disk import Crash, Disk, new_disk
 from tests.simulation.network import Broker, Client, Clock, Weather
+from tests.support.identities import author, certified, fleet
 
 SIZE = 48
 TOPICS = Topics("fleet", "region")
@@ -49,29 +44,6 @@ CHAINS = (
     "feedback|rotate(32)|quantise(4)",
     "feedback|topk(0.2)|quantise(8,16)",
 )
-
-
-@cache
-def certified(role: str, name: str) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    """A key and certificate; made once for all seeds, since making keys is not what is tested."""
-    key = authority.new_key()
-    return fleet().issue(Subject("fleet", "region", role, name), key.public_key()), key
-
-
-@cache
-def fleet() -> authority.Authority:
-    import tempfile
-    from pathlib import Path
-
-    with tempfile.TemporaryDirectory() as folder:
-        return authority.create(Path(folder), "fleet")
-
-
-def author(role: str, name: str) -> Author:
-    certificate, key = certified(role, name)
-    subject = Subject("fleet", "region", role, name)
-    signer = KeySigner(key, certificates.der(certificate))
-    return Author(subject, signer, (certificates.der(certificate),))
 
 
 @dataclass

@@ -77,7 +77,10 @@ class Workshop:
         now: float,
         finished: Callable[[Learnt | TrainingError], None],
     ) -> None:
-        """Train in the child; ``finished`` is called from another thread. Raises StorageError."""
+        """Train in the child; ``finished`` is called from another thread.
+
+        Raises StorageError or TrainingError when it cannot begin.
+        """
         mark = self.store.begin_training(now)
         shutil.rmtree(self.folder, ignore_errors=True)
         start = self.folder / "start.f32"
