@@ -51,6 +51,8 @@ def train(job: Job) -> Result:
     trained, steps, loss = fit(
         bundle.program("train", options), asked, job.seed, manifest.training.state, parameters, seen, labelled
     )
+    if steps == 0:
+        loss = before.loss
     after = measure(evaluate, trained, held_out, labelled)
     if not (np.isfinite(trained).all() and math.isfinite(loss) and math.isfinite(after.loss)):
         raise TrainingError(
