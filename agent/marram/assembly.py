@@ -168,7 +168,6 @@ def _add_cloud(config: Agent, cloud: Cloud, identity: Identity, bundle: Bundle, 
 
     def swap(released: Bundle) -> None:
         parts.pipeline.swap(int8_model(released, program_options(config)))
-        announce()
 
     def announce() -> None:
         current = parts.slots.current()
@@ -185,6 +184,7 @@ def _add_cloud(config: Agent, cloud: Cloud, identity: Identity, bundle: Bundle, 
         memory=config.learning.trainer.memory if config.learning else Learning().trainer.memory,
         loop=loop,
         swap=swap,
+        installed=announce,
     )
     rounds = _rounds(config, identity, bundle, link, parts)
 

@@ -33,7 +33,7 @@ def preflight(candidate: Path, running: Path, memory: int) -> str:
         return f"the preflight cannot be started: {error.strerror or error}"
     if done.returncode == 0:
         return ""
-    said = done.stdout.decode(errors="replace").strip()[-500:]
+    said = (done.stdout or done.stderr).decode(errors="replace").strip()[-500:]
     if done.returncode < 0:
         return f"the candidate ended its process by signal {-done.returncode}"
     return said or f"the preflight ended with status {done.returncode}"
