@@ -173,7 +173,8 @@ def _add_cloud(config: Agent, cloud: Cloud, identity: Identity, bundle: Bundle, 
 
     def announce() -> None:
         current = parts.slots.current()
-        state = {"online": True, "release": current.version if current else manifest.version}
+        release = current.version if current else manifest.version
+        state = {"online": True, "release": release, "learning": rounds is not None}
         link.publish(topics.state(subject.name), json.dumps(state).encode(), retain=True)
 
     updater = Updater(
