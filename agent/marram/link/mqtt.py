@@ -186,6 +186,7 @@ class _Unacknowledged:
 class MqttLink:
     """One connection. ``listener`` is called from the link's own thread and must not block for long.
 
+    max_payload: bytes of the largest payload that the broker takes, as far as is known.
     jitter: gives the pause before the next attempt, at most the seconds that it is given.
     """
 
@@ -203,7 +204,7 @@ class MqttLink:
         self._accepted = False
         self._reason = ""
         self._in_flight = _IN_FLIGHT
-        self._max_payload = _LARGEST_PACKET
+        self.max_payload = _LARGEST_PACKET
         self._client = self._new_client()
         self._unacknowledged = _Unacknowledged(options.waiting)
         self.bytes_out = 0
@@ -232,10 +233,10 @@ class MqttLink:
         client, unacknowledged = self._client, self._unacknowledged
         if not client.is_connected() or not unacknowledged.room(len(payload)):
             return False
-        if len(payload) > self._max_payload:
+        if len(payload) > self.max_payload:
             log.error(
                 "%d bytes for %s are not sent: the broker takes at most %d; raise its largest packet size",
-                len(payload), topic, self._max_payload,
+                len(payload), topic, self.max_payload,
             )  # fmt: skip
             return False
         info = client.publish(topic, payload, qos=1, retain=retain)
@@ -355,9 +356,9 @@ class MqttLink:
             return
         self._in_flight = min(_IN_FLIGHT, getattr(properties, "ReceiveMaximum", _IN_FLIGHT))
         self._accepted = True
-        self._max_payload = limit - _PACKET_HEADROOM
+        self.max_payload = limit - _PACKET_HEADROOM
         self._unacknowledged.open()
-        self._listener(Up(self._max_payload))
+        self._listener(Up(self.max_payload))
 
     def _on_disconnect(
         self,
