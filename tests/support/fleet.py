@@ -171,7 +171,7 @@ class Aggregator:
             "broker": {"url": broker, "identity": str(folder / "fleet" / "aggregator")},
             "rounds": {
                 "minimum_devices": 2,
-                "deadline": "20s",
+                "deadline": "90s",
                 "settle": "200ms",
                 "minimum_windows": 8,
                 "epochs": 1,
