@@ -17,10 +17,9 @@ from marram.wire.topics import Topics
 from numpy.typing import NDArray
 
 from marram_cloud.ledger.ledger import Ledger, StoredRelease
+from marram_cloud.releases import publish
 from marram_cloud.releases.choose import Evaluated
 from marram_cloud.releases.rebuild import rebuild
-
-PART_SIZE = 96 * 1024
 
 
 class ReleaseError(MarramError):
@@ -70,10 +69,11 @@ def make(
     content = rebuild(bundle, ledger.parameters(chosen.version), calibration, version, metrics)
     name = bundle.manifest.name
     digest = hashlib.sha256(content).digest()
-    message = Release(name, version, sequence, digest, len(content), PART_SIZE)
+    part_size = publish.part_size(ledger)
+    message = Release(name, version, sequence, digest, len(content), part_size)
     author = Author(Subject(topics.fleet, topics.region, "aggregator", "release"), signer)
     sealed = author.seal(message, topics.release(name), sequence)
-    release = StoredRelease(sequence, name, version, digest, chosen.version, content, PART_SIZE, sealed)
+    release = StoredRelease(sequence, name, version, digest, chosen.version, content, part_size, sealed)
     with ledger.transaction():
         ledger.add_release(release, now)
     return release

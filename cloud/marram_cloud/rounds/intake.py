@@ -5,6 +5,7 @@ Nothing here changes the ledger. Every refusal is a WireError with a name of ``m
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from marram.wire import certificates, envelope, reasons
 from marram.wire.chunks import Assembler
 from marram.wire.codec.chain import Chain
 from marram.wire.envelope import Sealed
+from marram.wire.messages import Delta
 from marram.wire.parameters import Vector
 
 from marram_cloud.ledger.ledger import Device, Ledger
@@ -66,6 +68,16 @@ def verify(ledger: Ledger, fleet: str, topic: str, sender: str, message: bytes, 
         )
     envelope.verify(sealed, topic, certificates.public_key(device.certificate))
     return Verified(device, sealed, envelope.digest(message), len(message))
+
+
+def check_metrics(delta: Delta) -> None:
+    """Raise WireError(BAD_VALUES) unless what the device measured can be averaged with others."""
+    for name, measured in (("before", delta.before), ("after", delta.after)):
+        accuracy = measured.accuracy
+        if not math.isfinite(measured.loss) or not (accuracy is None or 0 <= accuracy <= 1):
+            raise WireError(
+                reasons.BAD_VALUES, f"{name}: loss {measured.loss}, accuracy {accuracy}: no measurement"
+            )
 
 
 def decode_delta(chain: str, payload: bytes, size: int, seed: int, max_norm: float) -> Vector:
