@@ -19,18 +19,25 @@ from marram.errors import StorageError
 log = logging.getLogger(__name__)
 
 
-def open_database(path: Path | str, schema: str, durable: bool = True) -> sqlite3.Connection:
+def open_database(
+    path: Path | str, schema: str, durable: bool = True, anew: bool = True
+) -> sqlite3.Connection:
     """Open (or make) a database in WAL mode and run ``schema`` (idempotent SQL) on it.
 
     durable: every commit reaches the disk before it returns; else the last commits may be lost, but
     never the file's consistency. ``":memory:"`` gives a database without a file. The connection may be
-    used by several threads, one at a time. Raises StorageError when the place cannot be written.
+    used by several threads, one at a time. anew: whether a damaged one is put aside and begun anew.
+    Raises StorageError when the place cannot be written, or the file is damaged and may not be begun anew.
     """
     try:
         return _open(path, schema, durable)
     except sqlite3.DatabaseError as error:
         if isinstance(error, sqlite3.OperationalError) or isinstance(path, str):
             raise StorageError(f"{path}: cannot be opened: {error}") from error
+        if not anew:
+            raise StorageError(
+                f"{path}: is damaged ({error}); bring back a copy of it, or move it away to begin without it"
+            ) from error
         aside = path.with_name(f"{path.name}.damaged-{int(time.time())}")
         path.replace(aside)
         for suffix in ("-wal", "-shm"):

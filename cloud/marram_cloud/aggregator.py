@@ -36,7 +36,8 @@ _OWED_AGAIN = 0.5
 
 
 def open_ledger(config: Aggregator) -> Ledger:
-    return Ledger(open_database(config.state / "ledger.db", ledgers.SCHEMA))
+    """Raises StorageError when it is damaged: enrolment, revocations and counters must not begin anew."""
+    return Ledger(open_database(config.state / "ledger.db", ledgers.SCHEMA, anew=False))
 
 
 def open_link(

@@ -20,7 +20,7 @@ from marram.wire.parameters import Vector
 
 from marram_cloud.ledger.ledger import Device, Ledger
 
-_SENDERS = 4096
+_SENDERS, _HELD = 4096, 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,21 +34,31 @@ class Verified:
 
 
 class Reassembly:
-    """Chunks of many devices, in memory that is bounded by the devices that are sending right now."""
+    """Chunks of many devices, in bounded memory: who has waited longest for a next chunk begins again.
 
-    def __init__(self, max_size: int) -> None:
-        self._max_size = max_size
-        self._senders: OrderedDict[str, Assembler] = OrderedDict()
+    max_size: bytes of a message. max_held: bytes of all unfinished messages.
+    """
+
+    def __init__(self, max_size: int, max_held: int = _HELD) -> None:
+        self._max_size, self._max_held = max_size, max_held
+        self._senders: OrderedDict[str, tuple[Assembler, int]] = OrderedDict()
+        self._held = 0
 
     def add(self, topic: str, frame: bytes) -> bytes | None:
         """The whole message once its last chunk is there. Raises WireError(MALFORMED, TOO_LARGE)."""
-        assembler = self._senders.pop(topic, None) or Assembler(self._max_size, 4)
-        message = assembler.add(frame)
-        if assembler.pending():
-            self._senders[topic] = assembler
-            while len(self._senders) > _SENDERS:
-                self._senders.popitem(last=False)
-        return message
+        fresh = Assembler(self._max_size, 4), 0
+        assembler, held = self._senders.pop(topic) if topic in self._senders else fresh
+        self._held -= held
+        try:
+            return assembler.add(frame)
+        finally:
+            # A frame that is refused does not cost the sender what came before it.
+            if assembler.pending():
+                self._senders[topic] = assembler, held + len(frame)
+                self._held += held + len(frame)
+            while len(self._senders) > _SENDERS or self._held > self._max_held:
+                _, (_, dropped) = self._senders.popitem(last=False)
+                self._held -= dropped
 
 
 def verify(ledger: Ledger, fleet: str, topic: str, sender: str, message: bytes, max_size: int) -> Verified:

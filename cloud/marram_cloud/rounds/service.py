@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 Send = Callable[[str, bytes, bool], None]
 MAX_STATE = 4096
+_RETRY = 10.0
 UNKNOWN = "(unknown)"
 
 
@@ -64,6 +65,7 @@ class Service:
     _deltas: dict[bytes, tuple[Verified, Delta]] = field(default_factory=dict)
     _outgoing: list[tuple[str, bytes, bool]] = field(default_factory=list)
     _counter: int = 0
+    _again_at: float | None = None
 
     def __post_init__(self) -> None:
         self._coordinator = Coordinator(self.settings.rules)
@@ -73,7 +75,7 @@ class Service:
     @property
     def wake_at(self) -> float | None:
         """When ``wake`` is due (Unix s), or None."""
-        return self._coordinator.wake_at
+        return self._coordinator.wake_at if self._again_at is None else self._again_at
 
     @property
     def coordinator(self) -> Coordinator:
@@ -116,6 +118,11 @@ class Service:
     def take(self, messages: Sequence[tuple[str, bytes]], now: float) -> None:
         """A batch of messages, in the order of their arrival; committed as one, then answered."""
 
+        if self._again_at is not None:
+            self._rebuild(now)
+        if self._again_at is not None:
+            return  # without a ledger nothing can be answered; devices will send it again
+
         def work() -> None:
             for topic, payload in messages:
                 self._message(topic, payload, now)
@@ -124,6 +131,9 @@ class Service:
 
     def wake(self, now: float) -> None:
         """``wake_at`` has passed."""
+        if self._again_at is not None:
+            self._rebuild(now)
+            return
         self._transact(lambda: self._handle(machine.Woke(), now), now)
 
     def _transact(self, work: Callable[[], None], now: float) -> None:
@@ -133,9 +143,20 @@ class Service:
         except MarramError as error:
             log.error("nothing of a batch was taken: %s; devices will send it again", error)
             self._outgoing.clear()
-            self.start(now)
+            self._rebuild(now)
             return
         self._flush()
+
+    def _rebuild(self, now: float) -> None:
+        """Begin again from the ledger; where not even that can be done (a full disk), try again later."""
+        try:
+            self.start(now)
+            self._again_at = None
+        except MarramError as error:
+            log.error("rounds stand still until the ledger can be used: %s", error)
+            self._outgoing.clear()
+            self._coordinator.round = None
+            self._again_at = now + _RETRY
 
     def _flush(self) -> None:
         outgoing, self._outgoing = self._outgoing, []
@@ -168,7 +189,12 @@ class Service:
                 decline = read(verified.sealed, Decline)
                 self._handle(machine.Declined(sender, decline.round, decline.reason), now)
         except WireError as error:
-            self._refuse(sender, envelope.digest(message), error.reason, str(error), now)
+            if error.reason == reasons.BAD_SIGNATURE:
+                # Not answered: nobody who signed it asks, and a delta moved to another topic by somebody
+                # else must not make its device believe that it was refused.
+                self._count(sender, error.reason, str(error), now)
+            else:
+                self._refuse(sender, envelope.digest(message), error.reason, str(error), now)
 
     def _delta(self, verified: Verified, now: float) -> None:
         header, delta = verified.sealed.header, read(verified.sealed, Delta)
