@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -168,11 +169,11 @@ def _add_cloud(config: Agent, cloud: Cloud, identity: Identity, bundle: Bundle, 
 
     def swap(released: Bundle) -> None:
         parts.pipeline.swap(int8_model(released, program_options(config)))
-        announce()
 
     def announce() -> None:
         current = parts.slots.current()
-        state = {"online": True, "release": current.version if current else manifest.version}
+        release = current.version if current else manifest.version
+        state = {"online": True, "release": release, "learning": rounds is not None}
         link.publish(topics.state(subject.name), json.dumps(state).encode(), retain=True)
 
     updater = Updater(
@@ -185,6 +186,7 @@ def _add_cloud(config: Agent, cloud: Cloud, identity: Identity, bundle: Bundle, 
         memory=config.learning.trainer.memory if config.learning else Learning().trainer.memory,
         loop=loop,
         swap=swap,
+        installed=announce,
     )
     rounds = _rounds(config, identity, bundle, link, parts)
 
@@ -244,6 +246,7 @@ def _labels(config: Agent, pipeline: Pipeline) -> MqttLink:
             if not pipeline.label(message.label, message.start, message.end):
                 log.warning("label %r is not one of the model's", message.label)
 
-    options = Options(client_id=f"marram-labels-{config.device.name}")
+    # A name of its own: of two clients with one name a broker lets only one stay.
+    options = Options(client_id=f"marram-labels-{config.device.name}-{secrets.token_hex(4)}")
     link = MqttLink(Broker.parse(settings.broker), options, heard)
     return link

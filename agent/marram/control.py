@@ -74,12 +74,16 @@ class ControlServer:
         try:
             request = json.loads(line)
             handler = self._handlers[request["command"]]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return {"error": f"not a request; commands are: {', '.join(sorted(self._handlers))}"}
         try:
             return handler(request)
         except (MarramError, ValueError, KeyError, TypeError) as error:
             return {"error": str(error)}
+        except Exception as error:
+            # One question that went wrong must not end the answers to all others.
+            log.exception("a control request failed")
+            return {"error": f"the agent could not answer: {error}"}
 
 
 def ask(path: Path, request: dict[str, Any]) -> dict[str, Any]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from marram.assembly import Parts, assemble
 from marram.config.schema import Agent
 from marram.control import ControlServer, Handler
-from marram.errors import SensorError
+from marram.errors import MarramError, SensorError
 from marram.notify import notify, watchdog_period
 from marram.sensors.sensor import Sensor
 from marram.status import status
@@ -26,12 +27,20 @@ _RETRY_FIRST, _RETRY_LAST = 1.0, 60.0
 _STALLED = 60.0
 
 
+class DaemonError(MarramError):
+    """A stage of the daemon broke."""
+
+
 class Daemon:
-    """One agent. ``run`` returns when it was stopped, or when all of its sensors have ended for good."""
+    """One agent. ``run`` returns when it was stopped, or when all of its sensors have ended for good.
+
+    Raises DaemonError when a stage broke: the service manager starts it anew.
+    """
 
     def __init__(self, config: Agent) -> None:
         self._config = config
         self._stop = threading.Event()
+        self._broken = ""
         self._parts = assemble(config)
         self._running_sensors = set(self._parts.sensors)
         self._began = time.monotonic()
@@ -47,8 +56,10 @@ class Daemon:
             control = ControlServer(self._config.control_socket, self._handlers())
             leaving.callback(control.stop)
             threads = [
-                threading.Thread(target=parts.pipeline.run, name="inference"),
-                threading.Thread(target=parts.loop.run, name="background"),
+                threading.Thread(
+                    target=self._live, args=(parts.pipeline.run,), name="inference", daemon=True
+                ),
+                threading.Thread(target=self._live, args=(parts.loop.run,), name="background", daemon=True),
                 *(
                     threading.Thread(target=self._read, args=(sensor,), name=f"sensor-{name}", daemon=True)
                     for name, sensor in parts.sensors.items()
@@ -65,6 +76,19 @@ class Daemon:
             log.info("ready after %.2f s", time.monotonic() - self._began)
             self._watch(parts)
             notify(STOPPING="1")
+        if self._broken:
+            raise DaemonError(self._broken)
+
+    def _live(self, stage: Callable[[], None]) -> None:
+        """A stage's thread. Without one of its stages the daemon is of no use, so it ends."""
+        try:
+            stage()
+        except Exception as error:
+            name = threading.current_thread().name
+            log.exception("the %s stage broke", name)
+            self._broken = f"the {name} stage broke: {error!r}; the log has the details"
+            self._stop.set()
+            self._parts.pipeline.queue.close()
 
     def _read(self, sensor: Sensor) -> None:
         """One sensor's thread: read it, and begin again when it fails."""
@@ -74,9 +98,14 @@ class Daemon:
                 for samples in sensor.read(self._stop):
                     pipeline.feed(sensor.name, samples, sensor.live, self._stop)
                     delay = _RETRY_FIRST
+                    self._parts.sensor_errors.pop(sensor.name, None)
                 break
-            except SensorError as error:
-                log.error("sensor %s: %s; trying again in %.0f s", sensor.name, error, delay)
+            except Exception as error:
+                # SensorError or not: the other sensors go on, and this one is tried again.
+                log.error(
+                    "sensor %s: %s; trying again in %.0f s", sensor.name, error, delay,
+                    exc_info=not isinstance(error, SensorError),
+                )  # fmt: skip
                 self._parts.sensor_errors[sensor.name] = str(error)
                 self._stop.wait(delay)
                 delay = min(delay * 2, _RETRY_LAST)
@@ -120,7 +149,10 @@ class Daemon:
         for output in parts.pipeline.outputs.values():
             output.close()
         if parts.pipeline.store is not None:
-            parts.pipeline.store.close(time.time())
+            try:
+                parts.pipeline.store.close(time.time())
+            except MarramError as error:
+                log.error("the last windows could not be stored: %s", error)
 
     def _handlers(self) -> dict[str, Handler]:
         pipeline = self._parts.pipeline

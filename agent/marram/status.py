@@ -52,7 +52,12 @@ def status(config: Agent, parts: Parts) -> dict[str, Any]:
     }
     if pipeline.store is not None:
         counts = pipeline.store.counts()
-        answer["store"] = {"windows": counts.windows, "labelled": counts.labelled, "new": counts.new}
+        answer["store"] = {
+            "windows": counts.windows,
+            "labelled": counts.labelled,
+            "new": counts.new,
+            "error": pipeline.store_error,
+        }
     if parts.workshop is not None:
         workshop = parts.workshop
         answer["training"] = {
@@ -105,6 +110,7 @@ def text(answer: dict[str, Any]) -> str:
     if "store" in answer:
         lines.append(
             f"store     {answer['store']['windows']} windows, {answer['store']['labelled']} labelled"
+            + (f"; {answer['store']['error']}" if answer["store"]["error"] else "")
         )
     if "schedule" in answer:
         lines.append(f"learning  {answer['schedule']['phase']}")

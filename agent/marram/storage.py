@@ -11,7 +11,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from marram.errors import StorageError
@@ -19,18 +19,25 @@ from marram.errors import StorageError
 log = logging.getLogger(__name__)
 
 
-def open_database(path: Path | str, schema: str, durable: bool = True) -> sqlite3.Connection:
+def open_database(
+    path: Path | str, schema: str, durable: bool = True, anew: bool = True
+) -> sqlite3.Connection:
     """Open (or make) a database in WAL mode and run ``schema`` (idempotent SQL) on it.
 
     durable: every commit reaches the disk before it returns; else the last commits may be lost, but
     never the file's consistency. ``":memory:"`` gives a database without a file. The connection may be
-    used by several threads, one at a time. Raises StorageError when the place cannot be written.
+    used by several threads, one at a time. anew: whether a damaged one is put aside and begun anew.
+    Raises StorageError when the place cannot be written, or the file is damaged and may not be begun anew.
     """
     try:
         return _open(path, schema, durable)
     except sqlite3.DatabaseError as error:
         if isinstance(error, sqlite3.OperationalError) or isinstance(path, str):
             raise StorageError(f"{path}: cannot be opened: {error}") from error
+        if not anew:
+            raise StorageError(
+                f"{path}: is damaged ({error}); bring back a copy of it, or move it away to begin without it"
+            ) from error
         aside = path.with_name(f"{path.name}.damaged-{int(time.time())}")
         path.replace(aside)
         for suffix in ("-wal", "-shm"):
@@ -66,24 +73,24 @@ def prepare(database: sqlite3.Connection, schema: str, durable: bool = True) -> 
 
 @contextmanager
 def transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    """All of the block's statements, or none. Raises StorageError when the disk is full or gone."""
-    database.execute("BEGIN IMMEDIATE")
+    """All of the block's statements, or none. Raises StorageError when the disk is full, gone or damaged."""
     try:
+        database.execute("BEGIN IMMEDIATE")
         yield database
         database.execute("COMMIT")
     except BaseException as error:
         if database.in_transaction:
             database.execute("ROLLBACK")
-        if isinstance(error, sqlite3.OperationalError):
+        if type(error) in (sqlite3.OperationalError, sqlite3.DatabaseError):
             raise StorageError(f"state could not be written: {error}") from error
         raise
 
 
 def replace_file(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Write a whole file so that a power cut leaves the old or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
@@ -91,7 +98,8 @@ def replace_file(path: Path, content: bytes, mode: int = 0o644) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
     sync_folder(path.parent)
 

@@ -12,7 +12,7 @@ from marram.bundle.file import read
 from marram.errors import MarramError
 from marram.link.identity import Identity
 from marram.link.identity import load as load_identity
-from marram.link.mqtt import Broker, LinkEvent, Message, MqttLink, Options, Up
+from marram.link.mqtt import Broker, Down, LinkEvent, Message, MqttLink, Options, Up
 from marram.notify import notify
 from marram.storage import open_database
 from marram.wire import certificates
@@ -33,10 +33,12 @@ _BATCH = 256
 _RECEIVE_MAXIMUM = 256
 _IDLE = 5.0
 _CONNECT = 20.0
+_OWED_AGAIN = 0.5
 
 
 def open_ledger(config: Aggregator) -> Ledger:
-    return Ledger(open_database(config.state / "ledger.db", ledgers.SCHEMA))
+    """Raises StorageError when it is damaged: enrolment, revocations and counters must not begin anew."""
+    return Ledger(open_database(config.state / "ledger.db", ledgers.SCHEMA, anew=False))
 
 
 def open_link(
@@ -61,6 +63,7 @@ class Runner:
     def __init__(self, config: Aggregator) -> None:
         self._events: queue.SimpleQueue[LinkEvent | None] = queue.SimpleQueue()
         self._stop = threading.Event()
+        self._owed: dict[str, bytes] = {}
         self._ledger = open_ledger(config)
         identity = load_identity(config.broker.identity, role="aggregator")
         bundle = read(config.bundle)
@@ -99,6 +102,8 @@ class Runner:
         """Wait for something; take in what has come by then as one batch."""
         wake = self._service.wake_at
         timeout = _IDLE if wake is None else min(max(wake - time.time(), 0.0), _IDLE)
+        if self._owed:
+            timeout = min(timeout, _OWED_AGAIN)
         messages: list[Message] = []
         try:
             event = self._events.get(timeout=timeout)
@@ -120,21 +125,36 @@ class Runner:
         wake = self._service.wake_at
         if wake is not None and time.time() >= wake:
             self._service.wake(time.time())
+        self._pay()
 
-    def _link_changed(self, event: LinkEvent) -> None:
-        if not isinstance(event, Up):
-            log.warning("the link is down: %s", getattr(event, "reason", ""))
+    def _link_changed(self, event: Up | Down) -> None:
+        if isinstance(event, Down):
+            log.warning("the link is down: %s", event.reason)
+            for lost in event.unacknowledged:
+                if lost.retain:
+                    self._owed.setdefault(lost.topic, lost.payload)
             return
         self._link.subscribe(self._service.subscriptions())
-        self._service.connected(time.time())
+        self._service.connected(time.time(), event.max_payload)
+        publish.remember_limit(self._ledger, event.max_payload)
         release = self._ledger.latest_release()
         if release is not None:
             for topic, payload in publish.messages(release, self._topics):
                 self._send(topic, payload, True)
 
     def _send(self, topic: str, payload: bytes, retain: bool) -> None:
-        """What is not sent now is sent by ``Service.connected``, or asked for by the device again."""
-        self._link.publish(topic, payload, retain)
+        """Retained messages are owed until the broker has them; others the device asks for again."""
+        sent = self._link.publish(topic, payload, retain)
+        self._owed.pop(topic, None)
+        if retain and not sent and len(payload) <= self._link.max_payload:
+            self._owed[topic] = payload
+
+    def _pay(self) -> None:
+        """Send what is owed, in its order, as far as the link takes it."""
+        for topic, payload in list(self._owed.items()):
+            if not self._link.publish(topic, payload, retain=True):
+                return
+            del self._owed[topic]
 
 
 def region_topics(config: Aggregator) -> Topics:

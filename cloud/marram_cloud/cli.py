@@ -107,6 +107,7 @@ def _release(options: argparse.Namespace) -> int:
 
     from marram_cloud.aggregator import open_ledger, publish_once, region_topics
     from marram_cloud.releases import choose, make
+    from marram_cloud.releases.calibration import read_calibration
 
     config = _load(options.config)
     if config.release is None:
@@ -120,7 +121,8 @@ def _release(options: argparse.Namespace) -> int:
         )
     else:
         chosen = choose.best(evaluations, ledger.kept_versions(), config.rounds.minimum_devices)
-    calibration = make.read_calibration(config.release.calibration, bundle)
+    manifest = bundle.manifest
+    calibration = read_calibration(config.release.calibration, len(manifest.channels), manifest.length)
     signer = make.read_release_key(config.release.key)
     topics = region_topics(config)
     older = ledger.latest_release()

@@ -14,9 +14,11 @@ class Crash(BaseException):
 
 
 class Disk(sqlite3.Connection):
-    """A connection that asks before and after each commit whether the power fails now."""
+    """A connection that asks before and after each commit whether the power fails now, and before it
+    whether the disk cannot write (it is full, or bad)."""
 
     power: Callable[[], bool] = staticmethod(lambda: False)
+    broken: Callable[[], bool] = staticmethod(lambda: False)
     commits = 0
 
     def execute(self, sql: str, *rest: Any) -> sqlite3.Cursor:  # type: ignore[override]
@@ -25,6 +27,8 @@ class Disk(sqlite3.Connection):
         self.commits += 1
         if self.power():
             raise Crash("before a commit")
+        if self.broken():
+            raise sqlite3.OperationalError("database or disk is full")
         done = super().execute(sql, *rest)
         if self.power():
             raise Crash("after a commit")

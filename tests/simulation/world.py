@@ -9,26 +9,20 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
-from functools import cache
 
 import numpy as np
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
 from marram.learning import journal as journals
 from marram.learning import participant as machine
 from marram.learning.journal import Journal
 from marram.learning.participant import Participant
 from marram.learning.shell import Outcome, Shell
 from marram.wire import certificates, envelope
-from marram.wire.certificates import Subject
 from marram.wire.codec.chain import Chain
 from marram.wire.codec.seed import device_seed
-from marram.wire.envelope import KeySigner
 from marram.wire.messages import Metrics, Offer, Receipt, Steps
-from marram.wire.signed import AggregatorTrust, Author, read
+from marram.wire.signed import AggregatorTrust, read
 from marram.wire.topics import Topics
 from marram_cloud.engines.local import LocalEngine
-from marram_cloud.enrolment import authority
 from marram_cloud.ledger import ledger as ledgers
 from marram_cloud.ledger.ledger import Ledger
 from marram_cloud.rounds.coordinator import Rules
@@ -38,6 +32,7 @@ from marram_cloud.strategies.fedavg import FedAvg
 
 from tests.simulation.disk import Crash, Disk, new_disk
 from tests.simulation.network import Broker, Client, Clock, Weather
+from tests.support.identities import author, certified, fleet
 
 SIZE = 48
 TOPICS = Topics("fleet", "region")
@@ -49,29 +44,6 @@ CHAINS = (
     "feedback|rotate(32)|quantise(4)",
     "feedback|topk(0.2)|quantise(8,16)",
 )
-
-
-@cache
-def certified(role: str, name: str) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    """A key and certificate; made once for all seeds, since making keys is not what is tested."""
-    key = authority.new_key()
-    return fleet().issue(Subject("fleet", "region", role, name), key.public_key()), key
-
-
-@cache
-def fleet() -> authority.Authority:
-    import tempfile
-    from pathlib import Path
-
-    with tempfile.TemporaryDirectory() as folder:
-        return authority.create(Path(folder), "fleet")
-
-
-def author(role: str, name: str) -> Author:
-    certificate, key = certified(role, name)
-    subject = Subject("fleet", "region", role, name)
-    signer = KeySigner(key, certificates.der(certificate))
-    return Author(subject, signer, (certificates.der(certificate),))
 
 
 @dataclass
@@ -89,6 +61,9 @@ class Machine:
 
     def power_fails(self) -> bool:
         return self.world.stormy and self.world.random.random() < self.world.crash_chance
+
+    def disk_fails(self) -> bool:
+        return self.world.stormy and self.world.random.random() < self.world.fault_chance
 
     def guarded(self, call: object) -> None:
         """Run a call of the machine; a crash takes it down for a while."""
@@ -283,6 +258,8 @@ class World:
         self.random = random.Random(seed)
         self.stormy = True
         self.crash_chance = self.random.choice([0.0, 0.01, 0.04])
+        self.fault_chance = self.random.choice([0.0, 0.0, 0.02])
+        self.hostile_pause = self.random.choice([None, 20.0, 60.0])
         self.minimum = self.random.randint(1, devices)
         self.chain = self.random.choice(CHAINS)
         self.update_chain = self.random.choice(["float32", "rotate(16)|quantise(4,16)"])
@@ -296,7 +273,7 @@ class World:
             Device(self, f"device-{number}", new_disk(journals.SCHEMA)) for number in range(devices)
         ]
         for machine_ in (self.aggregator, *self.devices):
-            machine_.disk.power = machine_.power_fails
+            machine_.disk.power, machine_.disk.broken = machine_.power_fails, machine_.disk_fails
         for device in self.devices:
             certificate, _ = certified("device", device.name)
             key_id = certificates.key_id(certificate)
@@ -307,12 +284,45 @@ class World:
         self.clock.at(self.clock.now + self.random.uniform(0, 60), self.aggregator.boot)
         for device in self.devices:
             self.clock.at(self.clock.now + self.random.uniform(0, 60), device.boot)
+        if self.hostile_pause is not None:
+            self.clock.at(self.clock.now + self.random.expovariate(1 / self.hostile_pause), self.attack)
         end = self.clock.now + hours * 3600
         self.clock.run(end, self.finished)
         self.stormy = False
         self.broker.weather = Weather(0.0, 0.0, 0.05)
         # In the calm everything that is still owed must arrive by itself.
         self.clock.run(self.clock.now + 3 * 3600, self.settled)
+
+    def attack(self) -> None:
+        """Somebody on the broker says again what was said: the same, changed, or under another topic."""
+        if not self.stormy:
+            return
+        heard = [one for one in self.broker.tap if one[1]]
+        if heard:
+            topic, payload = self.random.choice(heard)
+            match self.random.randrange(5):
+                case 0:
+                    place = self.random.randrange(len(payload))
+                    flipped = payload[place] ^ 1 << self.random.randrange(8)
+                    payload = payload[:place] + bytes([flipped]) + payload[place + 1 :]
+                case 1:
+                    payload = payload[: self.random.randrange(1, len(payload) + 1)]
+                case 2:
+                    topic = self.random.choice(heard)[0]
+                case 3 if "/up/delta" in topic:
+                    # A whole message, not only one of its frames.
+                    kind = self.random.choice(["delta", "decline"])
+                    device = self.random.choice(self.devices).name
+                    for frame in self.whole_transfer(payload):
+                        self.broker.inject(TOPICS.up(device, kind), frame)
+            if not topic.endswith("/state"):  # that it is not signed is known: it can only cost time
+                self.broker.inject(topic, payload)
+        self.clock.at(self.clock.now + self.random.expovariate(1 / self.hostile_pause), self.attack)
+
+    def whole_transfer(self, frame: bytes) -> list[bytes]:
+        """All frames that belong to the message of this one."""
+        transfer = frame[:18]  # the head of the array, and the transfer's identity
+        return sorted({payload for _, payload in self.broker.tap if payload[:18] == transfer})
 
     def finished(self) -> bool:
         ledger = Ledger(self.ledger_disk)

@@ -7,12 +7,13 @@ two batches, so every window that was received is predicted, waiting, or counted
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
 
-from marram.errors import MarramError, OutputError, ProgramError
+from marram.errors import MarramError, ProgramError
 from marram.inference.model import Model
 from marram.inference.prediction import Prediction
 from marram.inference.queue import WindowQueue
@@ -47,6 +48,7 @@ class Pipeline:
     unscored: int = 0
     swaps: int = 0
     output_errors: dict[str, int] = field(default_factory=dict)
+    store_error: str = ""
     beat: float = field(default_factory=time.monotonic)
     last: Prediction | None = None
     _latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES))
@@ -125,7 +127,8 @@ class Pipeline:
         for name, output in self.outputs.items():
             try:
                 output.write(predictions)
-            except OutputError as error:
+            except Exception as error:
+                # Of its own making (OutputError) or not: the other outputs and inference go on.
                 seen = self.output_errors.get(name, 0)
                 self.output_errors[name] = seen + 1
                 if seen % 1000 == 0:
@@ -138,5 +141,8 @@ class Pipeline:
                 self.store.commit(time.time())
             else:
                 self.store.add(windows, time.time())
-        except MarramError as error:
-            log.error("windows could not be stored: %s", error)
+            self.store_error = ""
+        except (MarramError, sqlite3.Error) as error:
+            if self.store_error != str(error):
+                log.error("windows could not be stored: %s; the next ones may be better off", error)
+            self.store_error = str(error)

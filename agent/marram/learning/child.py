@@ -30,16 +30,19 @@ class TrainerChild:
         return process.pid if process is not None else None
 
     def start(self, job: Job, timeout: float, finished: Callable[[Result | TrainingError], None]) -> None:
-        """Start training; a training that still runs is ended first."""
+        """Start training; a training that still runs is ended first. Raises TrainingError."""
         self.stop()
         environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": str(job.threads)}
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-m", "marram.learning.trainer"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment,
-        )
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-m", "marram.learning.trainer"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=environment,
+            )
+        except OSError as error:
+            raise TrainingError(f"the trainer cannot be started: {error.strerror or error}") from error
         with self._lock:
             self._process = process
         thread = threading.Thread(

@@ -35,11 +35,14 @@ class Journal:
     initial: Vector
 
     def __post_init__(self) -> None:
-        """Begin anew when the family changed: parameters of another model are of no use."""
+        """Begin anew when the family changed: parameters of another model are of no use.
+
+        The counter goes on: it is the device's, and an aggregator refuses a lower one as a replay.
+        """
         if self._fact("family") == self.family and self.vector().shape == self.initial.shape:
             return
         with transaction(self.database):
-            for table in ("facts", "arrays", "outbox"):
+            for table in ("arrays", "outbox", "facts WHERE name != 'counter'"):
                 self.database.execute(f"DELETE FROM {table}")
             self._set("family", self.family)
             self._set("version", 0)

@@ -1,7 +1,7 @@
 """A device that learns on its own: trains on a schedule, keeps what it learnt, and runs it.
 
-What it learnt is one file, ``own.json`` beside ``own.f32``; both are replaced as a whole, and the digest in
-the first says which content of the second it belongs to.
+What it learnt is ``own.json`` and the file of parameters whose name and digest it gives. The parameters are
+written first, under a name of their own: a power cut between the two leaves what was learnt before.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from marram.programs.program import ProgramOptions
 from marram.storage import replace_file
 from marram.wire.parameters import Vector, parameters_digest
 
-_LOOK_AGAIN = 5.0
+_LOOK_AGAIN, _AFTER_FAILURE = 5.0, 60.0
 
 
 class OwnFile(msgspec.Struct, frozen=True):
@@ -47,7 +47,7 @@ class Own:
         """What was learnt for this bundle's family; None when there is nothing, or it is damaged."""
         try:
             about = msgspec.json.decode((self.folder / "own.json").read_bytes(), type=OwnFile)
-            vector = np.fromfile(self.folder / "own.f32", "<f4").astype(np.float32)
+            vector = np.fromfile(self._file(about.digest), "<f4").astype(np.float32)
         except (OSError, msgspec.MsgspecError):
             return None
         if about.family != self.bundle.manifest.family or parameters_digest(vector).hex() != about.digest:
@@ -58,8 +58,14 @@ class Own:
         """Raises StorageError; what was there before stays then."""
         digest = parameters_digest(learnt.parameters).hex()
         about = OwnFile(self.bundle.manifest.family, digest, now, learnt.normal)
-        replace_file(self.folder / "own.f32", learnt.parameters.astype("<f4").tobytes())
+        replace_file(self._file(digest), learnt.parameters.astype("<f4").tobytes())
         replace_file(self.folder / "own.json", msgspec.json.encode(about))
+        for older in self.folder.glob("*.f32"):
+            if older != self._file(digest):
+                older.unlink(missing_ok=True)
+
+    def _file(self, digest: str) -> Path:
+        return self.folder / f"{digest[:16]}.f32"
 
     def model(self, options: ProgramOptions) -> Model | None:
         """A model that runs what was learnt, or None."""
@@ -103,31 +109,38 @@ class LocalLearning:
     def _start(self, parameters: Vector | None, now: float) -> None:
         training = self.own.bundle.manifest.training
         rate = self.schedule.learning_rate or training.learning_rate
-        self._training = True
-        self.phase = "training"
 
         def finished(outcome: Learnt | TrainingError) -> None:
             self.loop.post(lambda now: self._finished(outcome, now))
 
-        self.workshop.start(
-            parameters, self.schedule.epochs, training.batch, rate, 0.0, int(now), now, finished
-        )
+        try:
+            self.workshop.start(
+                parameters, self.schedule.epochs, training.batch, rate, 0.0, int(now), now, finished
+            )
+        except (StorageError, TrainingError) as error:
+            self._failed(f"training could not begin: {error}", now)
+            raise
+        self._training = True
+        self.phase = "training"
 
     def _finished(self, outcome: Learnt | TrainingError, now: float) -> None:
         self._training = False
         if isinstance(outcome, TrainingError):
-            self.phase = f"training failed: {outcome}"
-            self.wake_at = now + 60
+            self._failed(f"training failed: {outcome}", now)
             raise outcome
         try:
             self.own.save(outcome, now)
         except StorageError as error:
-            self.phase = f"what was learnt could not be kept: {error}"
+            self._failed(f"what was learnt could not be kept: {error}", now)
             raise
         model = self.own.model(self.options)
         if model is not None:
             self.swap(model)
         self.wake(now)
+
+    def _failed(self, phase: str, now: float) -> None:
+        self.phase = phase
+        self.wake_at = now + _AFTER_FAILURE
 
 
 def _normal(file: NormalFile | None) -> Normal | None:

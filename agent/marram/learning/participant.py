@@ -222,6 +222,7 @@ class Participant:
     """See the module's docstring.
 
     family: ``Manifest.family`` of the bundle that this device can train; an offer of another is declined.
+    not_before: no round is begun earlier (Unix s).
     """
 
     topics: Topics
@@ -229,6 +230,7 @@ class Participant:
     trust: AggregatorTrust
     family: str
     memory: Memory
+    not_before: float = 0.0
     offer: Offer | None = None
     refusals: dict[str, int] = field(default_factory=dict)
     last_refusal: str = ""
@@ -238,7 +240,7 @@ class Participant:
     _training: int | None = None
     _attempts: int = 0
     _declined: int = -1
-    _connected: bool = False
+    connected: bool = False
     _resend_at: float | None = None
     _resend_after: float = RESEND_FIRST
     _ask_at: float | None = None
@@ -267,7 +269,7 @@ class Participant:
             case Connected():
                 return self._on_connected(now)
             case Disconnected():
-                self._connected = False
+                self.connected = False
                 self._resend_at = None
                 return []
             case Arrived():
@@ -286,7 +288,7 @@ class Participant:
     # -- link
 
     def _on_connected(self, now: float) -> list[Action]:
-        self._connected = True
+        self.connected = True
         own = (
             self.topics.round,
             self.topics.down(self.author.subject.name, "receipt"),
@@ -298,7 +300,7 @@ class Participant:
         return actions + self._resend(now, first=True)
 
     def _resend(self, now: float, first: bool) -> list[Action]:
-        if not self._outbox or not self._connected:
+        if not self._outbox or not self.connected:
             self._resend_at = None
             return []
         self._resend_after = RESEND_FIRST if first else min(self._resend_after * 2, RESEND_LAST)
@@ -322,6 +324,9 @@ class Participant:
     # -- messages
 
     def _on_message(self, topic: str, payload: bytes, now: float) -> list[Action]:
+        if not payload:
+            # A retained message that was taken off the broker: there is no offer, or no such part, any more.
+            return self._on_no_offer() if topic == self.topics.round else []
         try:
             if self._fetch and topic in self._fetch.topics:
                 return self._on_part(topic, payload, now)
@@ -348,7 +353,7 @@ class Participant:
         settle = Settle(delta, give_back)
         if not self._outbox:
             self._resend_at = None
-        if len(self._outbox) < IN_FLIGHT or not self._connected:
+        if len(self._outbox) < IN_FLIGHT or not self.connected:
             return [settle]
         return [settle, Send(self._outbox[IN_FLIGHT - 1])]
 
@@ -381,6 +386,12 @@ class Participant:
             actions += self._resend(now, first=True)
         return actions + self._consider(now)
 
+    def _on_no_offer(self) -> list[Action]:
+        """The aggregator has taken its offer back: it plans no more rounds."""
+        if self._fetch is None and self._training is None:
+            self.phase = "no round is offered"
+        return []
+
     def _consider(self, now: float) -> list[Action]:
         """The next step towards the current offer's delta."""
         offer = self.offer
@@ -388,6 +399,9 @@ class Participant:
             return []
         if offer.round <= self.done_round:
             self.phase = f"round {offer.round} done"
+            return []
+        if now < self.not_before:
+            self._ask_at = self.not_before
             return []
         if offer.family != self.family:
             return self._decline(offer, f"trains another model than this device has ({offer.model})", now)
@@ -427,7 +441,13 @@ class Participant:
                 text = f"parameters {artefact.version} ({artefact.kind}) are not those of the offer"
                 return [done, Note(text, "warning")]
             sealed_topic = self.topics.parameters(artefact.version, artefact.kind, 0)
-            message, _ = self.trust.open(sealed, sealed_topic, Parameters, now)
+            try:
+                message, _ = self.trust.open(sealed, sealed_topic, Parameters, now)
+            except WireError as error:
+                self.refusals[error.reason] = self.refusals.get(error.reason, 0) + 1
+                self._ask_at = now + ASK_AGAIN
+                reason = f"parameters {artefact.version} ({artefact.kind}) are refused: {error}"
+                return [done, Note(reason, "warning"), *self._decline(fetch.offer, reason, now)]
             opened.append(message)
         return [done, Apply(fetch.offer, tuple(opened))]
 
@@ -482,7 +502,7 @@ class Participant:
         commit = CommitDelta(
             offer.round, digest, sealed, offer.chain, seed, event.payload, event.residual, self._counter
         )
-        if not self._connected or len(self._outbox) > IN_FLIGHT:
+        if not self.connected or len(self._outbox) > IN_FLIGHT:
             return [commit]
         if self._resend_at is None:
             self._resend_after = RESEND_FIRST
@@ -501,7 +521,7 @@ class Participant:
 
     def _decline(self, offer: Offer, reason: str, now: float) -> list[Action]:
         self.phase = f"round {offer.round}: not training: {reason}"
-        if self._declined == offer.round or not self._connected:
+        if self._declined == offer.round or not self.connected:
             return []
         self._declined = offer.round
         self._counter = max(self._counter + 1, int(now * 1000))

@@ -61,9 +61,13 @@ class Rounds:
         def finished(outcome: Learnt | TrainingError) -> None:
             self.loop.post(lambda now: self._finished(offer, outcome, now))
 
-        self.workshop.start(
-            base, steps.epochs, steps.batch, steps.learning_rate, steps.mu, offer.seed, self.clock(), finished
-        )
+        try:
+            self.workshop.start(
+                base, steps.epochs, steps.batch, steps.learning_rate, steps.mu, offer.seed, self.clock(),
+                finished,
+            )  # fmt: skip
+        except TrainingError as error:
+            finished(error)
 
     def stop(self) -> None:
         """The shell's trainer: end."""
@@ -79,8 +83,9 @@ class Rounds:
         result = outcome.result
         delta = outcome.parameters - self.journal.vector()
         measured = Outcome(delta, result.samples, _metrics(result.before), _metrics(result.after))
+        before = self.participant.done_round
         self._shell.trained(offer, measured, now)
-        self.deltas += 1
+        self.deltas += self.participant.done_round > before
 
 
 def _metrics(measured: Measured) -> Metrics:

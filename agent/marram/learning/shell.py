@@ -1,7 +1,8 @@
 """The participant's hands: performs its actions on a journal, a link, a governor and a trainer.
 
 It is used by the daemon with the real ones and by the simulation with simulated ones. ``dispatch`` must be
-called by one thread at a time. An error of the disk makes the participant start again from the journal.
+called by one thread at a time. An error of the disk makes the participant start again from the journal,
+after a pause, so that a full disk does not make it train again and again.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from marram.wire.codec.chain import Chain
 from marram.wire.codec.seed import device_seed
 from marram.wire.messages import Metrics, Offer
 from marram.wire.parameters import Vector
+
+PAUSE = 60.0
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +82,7 @@ class Shell:
                     answer = self._perform(action)
                 except StorageError as error:
                     log.error("learning starts again from the journal: %s", error)
-                    self.trainer.stop()
-                    self.participant = self.make()
+                    self._start_again(now)
                     return
                 if answer is not None:
                     pending.append(answer)
@@ -105,6 +107,15 @@ class Shell:
             offer.round, encoded.payload, left, outcome.samples, outcome.before, outcome.after
         )
         self.dispatch(event, now)
+
+    def _start_again(self, now: float) -> None:
+        self.trainer.stop()
+        connected = self.participant.connected
+        self.participant = self.make()
+        self.participant.not_before = now + PAUSE
+        if connected:
+            # The link is still up: nobody else would tell the new participant.
+            self.dispatch(machine.Connected(), now)
 
     def _perform(self, action: machine.Action) -> machine.Event | None:
         match action:

@@ -4,11 +4,16 @@ Bounded in bytes and age. When it is full, what is kept is a uniform random samp
 (bottom-k reservoir sampling: each window draws a random key, the smallest keys stay; Cohen and Kaplan, 2007),
 so that most windows that come later are never written: the card's wear falls with time. Commits are batched.
 A window that is already there, to the bit, is not kept twice (replays, dead sensors).
+
+Each window carries the generation in which it came or got its label; a training uses up the generations
+until its start, so what is new since then is known after a restart and in a full store too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import sqlite3
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,20 +21,24 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from marram.errors import TrainingError
 from marram.storage import open_database, transaction
 from marram.stream.blocks import UNLABELLED, Windows
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS windows (
-  digest BLOB PRIMARY KEY, key REAL NOT NULL, start REAL NOT NULL, end REAL NOT NULL,
-  label INTEGER NOT NULL, held_out INTEGER NOT NULL, data BLOB NOT NULL
-) WITHOUT ROWID;
+  number INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, key REAL NOT NULL, start REAL NOT NULL,
+  end REAL NOT NULL, label INTEGER NOT NULL, held_out INTEGER NOT NULL, generation INTEGER NOT NULL,
+  data BLOB NOT NULL
+);
 CREATE INDEX IF NOT EXISTS windows_key ON windows (key);
-CREATE INDEX IF NOT EXISTS windows_start ON windows (start);
+CREATE INDEX IF NOT EXISTS windows_end ON windows (end);
+CREATE INDEX IF NOT EXISTS windows_label ON windows (label, generation);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 """
-_ROW_OVERHEAD = 160
-_MAX_PENDING = 512
+_PAGE, _EMPTY = 4096, 12 * 4096
+_ROW_OVERHEAD, _INDEX_ROW = 64, 160  # bytes; measured, rounded up
+_MAX_PENDING, _MAX_PENDING_BYTES = 512, 1 << 20
 # A held-out stretch of time must be long against the overlap of windows, else training has seen most of it.
 _STRETCH_WINDOWS = 10
 
@@ -46,11 +55,29 @@ class StoreSettings:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Windows in the store: all, labelled, and labelled since the last training."""
+    """Windows in the store: all, labelled, and of both those that no training has used yet."""
 
     windows: int
     labelled: int
     new: int
+    new_labelled: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    digest: bytes
+    key: float
+    start: float
+    end: float
+    label: int
+    held_out: int
+    generation: int
+    data: bytes
+
+    def values(self) -> tuple[bytes | float, ...]:
+        return (
+            self.digest, self.key, self.start, self.end, self.label, self.held_out, self.generation, self.data
+        )  # fmt: skip
 
 
 class SampleStore:
@@ -66,33 +93,33 @@ class SampleStore:
     ) -> None:
         self._database = open_database(path, SCHEMA, durable=False)
         self._settings = settings
-        self._shape = shape
         self._lock = threading.Lock()
         self._random = np.random.default_rng(seed)
-        self._limit = max(1, settings.max_bytes // (4 * shape[0] * shape[1] + _ROW_OVERHEAD))
-        self._pending: dict[bytes, tuple[float, float, float, int, int, bytes]] = {}
+        size = 4 * shape[0] * shape[1]
+        self._limit = max(1, int((settings.max_bytes - _EMPTY) / _disk_bytes(size)))
+        self._max_pending = max(1, min(_MAX_PENDING, _MAX_PENDING_BYTES // size))
+        self._pending: dict[bytes, _Row] = {}
         self._pending_since = 0.0
-        self._trained_at = 0
         self._forget_others(family)
+        self._generation, self._used = self._fact("generation", 1), self._fact("used", 0)
         self._count = int(self._database.execute("SELECT count(*) FROM windows").fetchone()[0])
         self._bound = self._largest_kept()
 
     def add(self, windows: Windows, now: float) -> None:
-        """Offer a block to the reservoir; committed with the next batch."""
-        keys = self._random.random(len(windows))
+        """Offer a block to the reservoir; committed with the next batch.
+
+        Raises StorageError while the disk cannot be written; the last pending windows are kept for then.
+        """
         with self._lock:
+            keys = self._random.random(len(windows))
             for index in np.flatnonzero(keys < self._bound):
-                data = windows.values[index].astype("<f4").tobytes()
-                digest = hashlib.blake2b(data, digest_size=16).digest()
-                start = float(windows.start[index])
-                row = (
-                    float(keys[index]), start, float(windows.end[index]),
-                    int(windows.labels[index]), self._held_out(start, windows), data,
-                )  # fmt: skip
+                if len(self._pending) >= self._max_pending:
+                    self._commit(now)
                 if not self._pending:
                     self._pending_since = now
-                self._pending.setdefault(digest, row)
-            if len(self._pending) >= _MAX_PENDING or self._due(now):
+                row = self._row(windows, int(index), float(keys[index]))
+                self._pending.setdefault(row.digest, row)
+            if self._due(now):
                 self._commit(now)
 
     def label(self, label: int, start: float, end: float, now: float) -> int:
@@ -101,9 +128,9 @@ class SampleStore:
             self._commit(now)
             with transaction(self._database):
                 done = self._database.execute(
-                    "UPDATE windows SET label = ? WHERE start <= ? AND end >= ? "
-                    "AND min(end, ?) - max(start, ?) >= (end - start) / 2",
-                    (label, end, start, end, start),
+                    "UPDATE windows SET generation = CASE label WHEN ? THEN generation ELSE ? END, label = ? "
+                    "WHERE start <= ? AND end >= ? AND min(end, ?) - max(start, ?) >= (end - start) / 2",
+                    (label, self._generation, label, end, start, end, start),
                 )
             return done.rowcount
 
@@ -114,46 +141,95 @@ class SampleStore:
                 self._commit(now)
 
     def flush(self, now: float) -> None:
-        """Write all that is pending: before a training reads the file, and at the end."""
+        """Write all that is pending."""
         with self._lock:
             self._commit(now)
 
     def counts(self) -> Counts:
         """What there is to train on."""
         with self._lock:
-            total, labelled = self._database.execute(
-                "SELECT count(*), count(CASE WHEN label >= 0 THEN 1 END) FROM windows"
+            total, labelled, new, new_labelled = self._database.execute(
+                "SELECT count(*), total(label >= 0), total(generation > ?1), "
+                "total(label >= 0 AND generation > ?1) FROM windows",
+                (self._used,),
             ).fetchone()
-            pending = sum(row[3] >= 0 for row in self._pending.values())
-            total, labelled = total + len(self._pending), labelled + pending
-            return Counts(total, labelled, max(0, total - self._trained_at))
+            pending = len(self._pending)
+            pending_labelled = sum(row.label >= 0 for row in self._pending.values())
+        return Counts(
+            total + pending, int(labelled) + pending_labelled,
+            int(new) + pending, int(new_labelled) + pending_labelled,
+        )  # fmt: skip
 
-    def trained(self) -> None:
-        """A training has used what is there; ``Counts.new`` begins again."""
+    def begin_training(self, now: float) -> int:
+        """Write all that is pending, so that a training can read it; the mark to give to ``trained``."""
         with self._lock:
-            self._trained_at = self._count
+            self._commit(now)
+            mark = self._generation
+            with transaction(self._database):
+                self._set("generation", mark + 1)
+            self._generation = mark + 1
+            return mark
+
+    def trained(self, mark: int) -> None:
+        """A training has used what was there at ``begin_training``; ``Counts.new`` begins again."""
+        with self._lock:
+            with transaction(self._database):
+                self._set("used", mark)
+            self._used = mark
 
     def close(self, now: float) -> None:
         self.flush(now)
         self._database.close()
+
+    def _row(self, windows: Windows, index: int, key: float) -> _Row:
+        data = windows.values[index].astype("<f4").tobytes()
+        start = float(windows.start[index])
+        return _Row(
+            digest=hashlib.blake2b(data, digest_size=16).digest(),
+            key=key,
+            start=start,
+            end=float(windows.end[index]),
+            label=int(windows.labels[index]),
+            held_out=self._held_out(start, windows),
+            generation=self._generation,
+            data=data,
+        )
 
     def _due(self, now: float) -> bool:
         # A clock that was set back must not keep windows from the disk for years.
         return bool(self._pending) and not 0 <= now - self._pending_since < self._settings.commit_every
 
     def _commit(self, now: float) -> None:
+        """Room is made before the new rows go in, so that the file does not grow beyond its bound."""
         if not self._pending:
             return
-        rows = [(digest, *row) for digest, row in self._pending.items()]
-        with transaction(self._database):
-            self._database.executemany("INSERT OR IGNORE INTO windows VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
-            self._database.execute("DELETE FROM windows WHERE end < ?", (now - self._settings.max_age,))
-            self._count = int(self._database.execute("SELECT count(*) FROM windows").fetchone()[0])
-            if self._count > self._limit:
-                largest = "SELECT digest FROM windows ORDER BY key DESC LIMIT ?"
-                excess = self._count - self._limit
-                self._database.execute(f"DELETE FROM windows WHERE digest IN ({largest})", (excess,))
-                self._count = self._limit
+        with transaction(self._database) as database:
+            database.execute("DELETE FROM windows WHERE end < ?", (now - self._settings.max_age,))
+            known = "SELECT 1 FROM windows WHERE digest = ?"
+            rows = [
+                row
+                for row in self._pending.values()
+                if row.end >= now - self._settings.max_age
+                and database.execute(known, (row.digest,)).fetchone() is None
+            ]
+            count = int(database.execute("SELECT count(*) FROM windows").fetchone()[0])
+            rows.sort(key=lambda row: row.key)
+            excess = max(0, count + len(rows) - self._limit)
+            largest = database.execute(
+                "SELECT number, key FROM windows ORDER BY key DESC LIMIT ?", (excess,)
+            ).fetchall()
+            for _ in range(excess):
+                if rows and (not largest or rows[-1].key >= largest[0][1]):
+                    rows.pop()
+                else:
+                    database.execute("DELETE FROM windows WHERE number = ?", (largest.pop(0)[0],))
+                    count -= 1
+            database.executemany(
+                "INSERT INTO windows (digest, key, start, end, label, held_out, generation, data) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [row.values() for row in rows],
+            )
+        self._count = count + len(rows)
         self._pending.clear()
         self._bound = self._largest_kept()
 
@@ -176,7 +252,20 @@ class SampleStore:
             return
         with transaction(self._database):
             self._database.execute("DELETE FROM windows")
-            self._database.execute("INSERT OR REPLACE INTO facts VALUES ('family', ?)", (family,))
+            self._set("family", family)
+
+    def _fact(self, name: str, default: int) -> int:
+        row = self._database.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return default if row is None else int(row[0])
+
+    def _set(self, name: str, value: str | int) -> None:
+        self._database.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+
+def _disk_bytes(size: int) -> float:
+    """What a window of ``size`` bytes takes of the file: rows do not share a page when two do not fit it."""
+    row = size + _ROW_OVERHEAD
+    return _INDEX_ROW + (_PAGE / (_PAGE // row) if row <= _PAGE else _PAGE * -(-row // _PAGE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,20 +282,28 @@ class TrainingSet:
 def read_training_set(path: Path, shape: tuple[int, int], labelled: bool) -> tuple[TrainingSet, TrainingSet]:
     """The windows to train on and those held out, read by the trainer from the store's file.
 
-    labelled: only windows that have a label.
+    labelled: only windows that have a label. Raises TrainingError when the file cannot be read; it is not
+    touched, as it belongs to the daemon.
     """
-    database = open_database(path, SCHEMA, durable=False)
+    least = 0 if labelled else UNLABELLED
     try:
-        rows = database.execute(
-            "SELECT held_out, label, data FROM windows WHERE label >= ? ORDER BY start",
-            (0 if labelled else UNLABELLED,),
-        ).fetchall()
-    finally:
-        database.close()
-    sets = []
-    for part in (0, 1):
-        chosen = [row for row in rows if row[0] == part]
-        values = np.frombuffer(b"".join(row[2] for row in chosen), "<f4").astype(np.float32)
-        labels = np.array([row[1] for row in chosen], np.int64)
-        sets.append(TrainingSet(values.reshape(-1, *shape), labels))
-    return sets[0], sets[1]
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            database.execute("BEGIN")  # so that both parts are of one moment
+            return _read_part(database, shape, least, 0), _read_part(database, shape, least, 1)
+    except sqlite3.DatabaseError as error:
+        raise TrainingError(f"{path}: the stored windows cannot be read: {error}") from error
+
+
+def _read_part(
+    database: sqlite3.Connection, shape: tuple[int, int], least: int, held_out: int
+) -> TrainingSet:
+    """Row by row into arrays of the right size: a full store must not be in memory twice."""
+    where = "FROM windows WHERE label >= ? AND held_out = ?"
+    count = database.execute(f"SELECT count(*) {where}", (least, held_out)).fetchone()[0]
+    values = np.empty((count, *shape), np.float32)
+    labels = np.empty(count, np.int64)
+    rows = database.execute(f"SELECT label, data {where} ORDER BY end", (least, held_out))
+    for index, (label, data) in enumerate(rows):
+        values[index] = np.frombuffer(data, "<f4").reshape(shape)
+        labels[index] = label
+    return TrainingSet(values, labels)

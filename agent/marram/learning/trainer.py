@@ -18,6 +18,8 @@ from pathlib import Path
 
 import msgspec
 
+from marram.errors import MarramError
+
 
 class Job(msgspec.Struct, frozen=True):
     """What to train.
@@ -90,20 +92,29 @@ def step_back(nice: int, memory: int) -> None:
         sys.exit("the daemon is gone")
 
 
+def explain(error: Exception, memory: int) -> str:
+    """One line about what ended a child whose memory was bounded to ``memory`` bytes."""
+    text = str(error)
+    # The second and third are onnxruntime's words.
+    if isinstance(error, MemoryError) or "bad_alloc" in text or "Failed to allocate memory" in text:
+        return f"the memory limit of {memory >> 20} MiB was reached"
+    return text if isinstance(error, MarramError) else f"{type(error).__name__}: {text}"
+
+
+def _train(job: Job) -> Result:
+    # Imported after the limits are set, so that they hold for the libraries too.
+    from marram.learning.training import train
+
+    return train(job)
+
+
 def main() -> int:
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
     step_back(job.nice, job.memory)
-    # Imported after the limits are set, so that they hold for the libraries too.
-    from marram.errors import MarramError
-    from marram.learning.training import train
-
     try:
-        result = train(job)
-    except MarramError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except MemoryError:
-        print(f"the memory limit of {job.memory >> 20} MiB was reached", file=sys.stderr)
+        result = _train(job)
+    except Exception as error:
+        print(explain(error, job.memory), file=sys.stderr)
         return 1
     sys.stdout.buffer.write(msgspec.json.encode(result))
     return 0

@@ -51,11 +51,14 @@ def train(job: Job) -> Result:
     trained, steps, loss = fit(
         bundle.program("train", options), asked, job.seed, manifest.training.state, parameters, seen, labelled
     )
-    if not np.isfinite(trained).all():
-        raise TrainingError(
-            "training diverged: the parameters are not finite any more; lower the learning rate"
-        )
+    if steps == 0:
+        loss = before.loss
     after = measure(evaluate, trained, held_out, labelled)
+    if not (np.isfinite(trained).all() and math.isfinite(loss) and math.isfinite(after.loss)):
+        raise TrainingError(
+            "training diverged: parameters or loss are not finite any more; lower the learning rate "
+            f"(it was {job.learning_rate:g})"
+        )
     output = Path(job.output)
     replace_file(output / "parameters.f32", trained.astype("<f4").tobytes())
     if job.calibrate:

@@ -16,7 +16,7 @@ import numpy as np
 from marram.bundle.manifest import Manifest
 from marram.config.schema import Learning
 from marram.device.resources import Resources, minute_of_day
-from marram.errors import TrainingError
+from marram.errors import StorageError, TrainingError
 from marram.learning.child import TrainerChild
 from marram.learning.governor import Conditions, decide
 from marram.learning.store import SampleStore
@@ -53,14 +53,15 @@ class Workshop:
     def permit(self, minimum: int) -> tuple[bool, str]:
         """The governor's answer for a training that needs ``minimum`` windows."""
         counts = self.store.counts()
+        labelled = self.manifest.task == "classify"
         conditions = Conditions(
             cpu=self.resources.others_cpu(),
             free_memory=self.resources.free_memory(),
             temperature=self.resources.temperature(),
             battery=self.resources.battery(),
             minute=minute_of_day(),
-            trainable=counts.labelled if self.manifest.task == "classify" else counts.windows,
-            new=counts.new,
+            trainable=counts.labelled if labelled else counts.windows,
+            new=counts.new_labelled if labelled else counts.new,
         )
         allowed, self.refused = decide(self.config.governor, conditions, minimum)
         return allowed, self.refused
@@ -76,10 +77,12 @@ class Workshop:
         now: float,
         finished: Callable[[Learnt | TrainingError], None],
     ) -> None:
-        """Train in the child; ``finished`` is called from another thread."""
-        self.store.flush(now)
+        """Train in the child; ``finished`` is called from another thread.
+
+        Raises StorageError or TrainingError when it cannot begin.
+        """
+        mark = self.store.begin_training(now)
         shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
         start = self.folder / "start.f32"
         if parameters is not None:
             replace_file(start, parameters.astype("<f4").tobytes())
@@ -102,23 +105,23 @@ class Workshop:
         )
 
         def done(outcome: Result | TrainingError) -> None:
-            finished(outcome if isinstance(outcome, TrainingError) else self._collect(outcome))
+            finished(outcome if isinstance(outcome, TrainingError) else self._collect(outcome, mark))
 
         self.child.start(job, trainer.timeout, done)
 
     def stop(self) -> None:
         self.child.stop()
 
-    def _collect(self, result: Result) -> Learnt | TrainingError:
+    def _collect(self, result: Result, mark: int) -> Learnt | TrainingError:
         try:
             parameters = np.fromfile(self.folder / "parameters.f32", "<f4").astype(np.float32)
             normal = None
             if self.manifest.task == "reconstruct":
                 text = (self.folder / "normal.json").read_bytes()
                 normal = msgspec.json.decode(text, type=NormalFile)
-        except (OSError, msgspec.MsgspecError) as error:
-            return TrainingError(f"the trainer's files cannot be read: {error}")
+            self.store.trained(mark)
+        except (OSError, msgspec.MsgspecError, StorageError) as error:
+            return TrainingError(f"what the trainer left cannot be used: {error}")
         self.last = result
         self.trainings += 1
-        self.store.trained()
         return Learnt(parameters, normal, result)

@@ -8,13 +8,15 @@ An identity is a folder, as ``marram-cloud enrol`` writes it:
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
-from marram.errors import MarramError
+from marram.errors import MarramError, WireError
 from marram.wire import certificates
 from marram.wire.certificates import PublicKey, Subject
 from marram.wire.envelope import KeySigner, PrivateKey
@@ -59,15 +61,18 @@ def load(folder: Path, role: str = "device") -> Identity:
         raise IdentityError(
             f"{folder / CERTIFICATE}: was not issued by {AUTHORITY} beside it; enrol the device again"
         ) from error
-    subject = certificates.subject_of(certificate)
+    try:
+        subject = certificates.subject_of(certificate)
+    except WireError as error:
+        raise IdentityError(f"{folder / CERTIFICATE}: {error}; enrol the device again") from error
     if subject.role != role:
         raise IdentityError(f"{folder}: is the identity of a {subject.role}; a {role}'s is needed here")
-    key = load_pem_private_key(_read(folder / KEY), None)
+    key = _key(folder / KEY, lambda pem: load_pem_private_key(pem, None))
     if not isinstance(key, PrivateKey):
         raise IdentityError(f"{folder / KEY}: is neither a P-256 nor an Ed25519 key")
     if key.public_key() != certificate.public_key():
         raise IdentityError(f"{folder / KEY}: does not belong to {CERTIFICATE} beside it")
-    release_key = load_pem_public_key(_read(folder / RELEASE_KEY))
+    release_key = _key(folder / RELEASE_KEY, load_pem_public_key)
     if not isinstance(release_key, PublicKey):
         raise IdentityError(f"{folder / RELEASE_KEY}: is neither a P-256 nor an Ed25519 key")
     signer = KeySigner(key, certificates.der(certificate))
@@ -81,6 +86,13 @@ def _read(path: Path) -> bytes:
         raise IdentityError(
             f"{path}: {error.strerror}; an identity folder is written by `marram-cloud enrol`"
         ) from error
+
+
+def _key(path: Path, load: Callable[[bytes], object]) -> object:
+    try:
+        return load(_read(path))
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise IdentityError(f"{path}: is not a key in PEM without a password: {error}") from error
 
 
 def _certificate(path: Path) -> x509.Certificate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -35,18 +36,17 @@ class JsonlOutput:
         self._encoder = msgspec.json.Encoder()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("ab", buffering=0)
+            self._open()
         except OSError as error:
             raise OutputError(f"{path}: cannot be opened: {error.strerror}") from error
-        self._size = self._file.tell()
 
     def write(self, predictions: Sequence[Prediction]) -> None:
         """Raises OutputError when the disk is full or gone; the predictions of this block are lost here."""
         data = self._encoder.encode_lines(predictions)
         try:
-            if self._size and self._size + len(data) > self._max_bytes:
+            if self._file.closed or (self._size and self._size + len(data) > self._max_bytes):
                 self._rotate()
-            self._size += self._file.write(data) or 0
+            self._append(data)
         except OSError as error:
             raise OutputError(f"{self._path}: cannot be written: {error.strerror}") from error
 
@@ -54,7 +54,22 @@ class JsonlOutput:
         """Close the file."""
         self._file.close()
 
+    def _append(self, data: bytes) -> None:
+        """All of the data or nothing: half a line would spoil the next one too."""
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) or 0 :]
+        except OSError:
+            os.ftruncate(self._file.fileno(), self._size)
+            raise
+        self._size += len(data)
+
     def _rotate(self) -> None:
+        """The file becomes the first older one; when that fails the next write tries again."""
+        if self._file.closed:
+            self._open()
+            return
         self._file.close()
         names = [
             self._path,
@@ -64,8 +79,11 @@ class JsonlOutput:
         for older, newer in zip(names[:0:-1], names[-2::-1], strict=True):
             if newer.exists():
                 newer.replace(older)
+        self._open()
+
+    def _open(self) -> None:
         self._file = self._path.open("ab", buffering=0)
-        self._size = 0
+        self._size = self._file.tell()
 
 
 def open(config: JsonlConfig, context: OutputContext) -> JsonlOutput:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -11,6 +12,8 @@ from marram.config.values import BrokerUrl
 from marram.inference.prediction import Prediction
 from marram.link.mqtt import Broker, LinkEvent, MqttLink, Options
 from marram.outputs.output import OutputConfig, OutputContext
+
+_WAITING = 4 << 20
 
 
 class MqttConfig(OutputConfig, frozen=True, kw_only=True, tag="mqtt"):
@@ -23,7 +26,9 @@ class MqttConfig(OutputConfig, frozen=True, kw_only=True, tag="mqtt"):
     """
 
     broker: BrokerUrl
-    topic: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] = "predictions/{device}/{model}"
+    topic: Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=r"^[^#+\0]+$")] = (
+        "predictions/{device}/{model}"
+    )
     only: Literal["all", "changes", "anomalies"] = "all"
     retain: bool = False
 
@@ -37,7 +42,9 @@ class MqttOutput:
         self._encoder = msgspec.json.Encoder()
         self._last = ""
         self.unsent = 0
-        options = Options(client_id=f"marram-output-{context.device}")
+        # A name of its own: of two clients with one name a broker lets only one stay.
+        name = f"marram-output-{context.device}-{secrets.token_hex(4)}"
+        options = Options(client_id=name, waiting=_WAITING)
         self._link = MqttLink(Broker.parse(config.broker), options, self._listen)
         self._link.start()
 

@@ -11,8 +11,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from marram.errors import MarramError
-
 _TIMEOUT = 120.0
 
 
@@ -31,9 +29,11 @@ def preflight(candidate: Path, running: Path, memory: int) -> str:
         done = subprocess.run(command, capture_output=True, timeout=_TIMEOUT, check=False)
     except subprocess.TimeoutExpired:
         return f"the candidate was not ready after {_TIMEOUT:.0f} s"
+    except OSError as error:
+        return f"the preflight cannot be started: {error.strerror or error}"
     if done.returncode == 0:
         return ""
-    said = done.stdout.decode(errors="replace").strip()[-500:]
+    said = (done.stdout or done.stderr).decode(errors="replace").strip()[-500:]
     if done.returncode < 0:
         return f"the candidate ended its process by signal {-done.returncode}"
     return said or f"the preflight ended with status {done.returncode}"
@@ -61,16 +61,14 @@ def _check(candidate: Path, running: Path) -> None:
 
 
 def main() -> int:
-    from marram.learning.trainer import step_back
+    from marram.learning.trainer import explain, step_back
 
-    step_back(nice=10, memory=int(sys.argv[3]))
+    memory = int(sys.argv[3])
+    step_back(nice=10, memory=memory)
     try:
         _check(Path(sys.argv[1]), Path(sys.argv[2]))
-    except MarramError as error:
-        print(error)
-        return 1
-    except MemoryError:
-        print("the candidate reached its memory limit")
+    except Exception as error:
+        print(explain(error, memory))
         return 1
     return 0
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -17,13 +18,15 @@ from marram.bundle.file import Bundle, parse, read
 from marram.errors import BundleError
 from marram.storage import replace_file
 
+Slot = Literal["a", "b"]
+
 log = logging.getLogger(__name__)
 
 
 class Current(msgspec.Struct, frozen=True):
     """``current.json``. configured: digest of the bundle in the YAML when this release was installed."""
 
-    slot: str
+    slot: Slot
     version: str
     sequence: int
     digest: str
@@ -39,18 +42,24 @@ class Slots:
 
     def current(self) -> Current | None:
         """The installed release; None when inference runs the configured bundle."""
-        try:
-            current = msgspec.json.decode((self.folder / "current.json").read_bytes(), type=Current)
-        except (OSError, msgspec.MsgspecError):
-            return None
+        current = self._word()
         # Another bundle in the YAML is the operator's word and goes before older releases.
-        return current if current.configured == self.configured.digest else None
+        return current if current is not None and current.configured == self.configured.digest else None
+
+    @property
+    def sequence(self) -> int:
+        """Of the newest release that was ever installed here, -1 before the first.
+
+        It outlasts a new bundle in the YAML, so that the releases before that are not taken for news.
+        """
+        current = self._word()
+        return -1 if current is None else current.sequence
 
     def bundle(self) -> tuple[Bundle, Path]:
         """The bundle that inference is to run, and its file."""
         current = self.current()
         if current is not None:
-            path = self.folder / f"{current.slot}.marram"
+            path = self._file(current.slot)
             try:
                 bundle = read(path)
                 if bundle.digest == current.digest:
@@ -60,13 +69,28 @@ class Slots:
                 log.error("%s; the configured bundle runs", error)
         return self.configured, Path(self.configured.source)
 
-    def install(self, content: bytes, version: str, sequence: int) -> Bundle:
-        """Write a checked bundle and make it the current one. Raises StorageError, BundleError."""
+    def write(self, content: bytes) -> tuple[Slot, Bundle]:
+        """Write a checked bundle into the slot that is not in use: (slot, bundle); it is not current yet.
+
+        Raises StorageError, BundleError.
+        """
         current = self.current()
-        slot = "b" if current is not None and current.slot == "a" else "a"
-        path = self.folder / f"{slot}.marram"
+        slot: Slot = "b" if current is not None and current.slot == "a" else "a"
+        path = self._file(slot)
         bundle = parse(content, str(path))
         replace_file(path, content)
+        return slot, bundle
+
+    def make_current(self, slot: Slot, bundle: Bundle, version: str, sequence: int) -> None:
+        """Have the bundle that was written run from now on, also after a restart. Raises StorageError."""
         word = Current(slot, version, sequence, bundle.digest, self.configured.digest)
         replace_file(self.folder / "current.json", msgspec.json.encode(word))
-        return bundle
+
+    def _word(self) -> Current | None:
+        try:
+            return msgspec.json.decode((self.folder / "current.json").read_bytes(), type=Current)
+        except (OSError, msgspec.MsgspecError):
+            return None
+
+    def _file(self, slot: Slot) -> Path:
+        return self.folder / f"{slot}.marram"

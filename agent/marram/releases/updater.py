@@ -15,8 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from marram.bundle.file import Bundle
-from marram.errors import BundleError, MarramError, WireError
+from marram.bundle.file import MAX_BYTES, Bundle
+from marram.errors import MarramError, StorageError, WireError
 from marram.learning.shell import Link
 from marram.loop import Loop
 from marram.releases.preflight import preflight
@@ -38,6 +38,7 @@ _PATIENCE = 60.0
 @dataclass
 class Updater:
     """A member of the daemon's loop. swap: puts a loaded bundle in front of inference; raises MarramError.
+    installed: called when a release has become the current one.
 
     memory: bytes that the preflight may take. spool: folder for parts on their way.
     """
@@ -51,6 +52,7 @@ class Updater:
     memory: int
     loop: Loop
     swap: Callable[[Bundle], None]
+    installed: Callable[[], None]
     state: str = "idle"
     wake_at: float | None = None
     _release: Release | None = None
@@ -58,8 +60,7 @@ class Updater:
     _seen: int = -1
 
     def __post_init__(self) -> None:
-        current = self.slots.current()
-        self._seen = current.sequence if current else -1
+        self._seen = self.slots.sequence
 
     def connected(self) -> None:
         """The link is up: ask for the newest release, and go on where a download stopped."""
@@ -80,20 +81,26 @@ class Updater:
     def wake(self, now: float) -> None:
         """Parts did not come for a while: subscribing again makes the broker send them again."""
         missing = tuple(self._missing())
-        self.wake_at = now + _PATIENCE if missing else None
+        self.wake_at = now + _PATIENCE if self._topics else None
         if missing:
             self.link.unsubscribe(missing)
             self.link.subscribe(missing)
+        else:
+            self._perhaps_check()
 
     def _announced(self, topic: str, payload: bytes, now: float) -> None:
+        if not payload:
+            return  # the release was taken off the broker; what runs goes on running
         try:
             sealed = envelope.parse(payload, _MAX_MESSAGE)
             if sealed.header.fleet != self.topics.fleet:
                 raise WireError(reasons.WRONG_FLEET, f"signed for fleet {sealed.header.fleet!r}")
             envelope.verify(sealed, topic, self.release_key)
             release = read(sealed, Release)
-            if release.model != self.model or -(-release.size // release.part_size) > _MAX_PARTS:
-                raise WireError(reasons.BAD_VALUES, f"a release of {release.model}, {release.size} bytes")
+            parts = -(-release.size // release.part_size)
+            if release.model != self.model or release.size > MAX_BYTES or parts > _MAX_PARTS:
+                text = f"a release of {release.model}, {release.size} bytes in {parts} parts"
+                raise WireError(reasons.BAD_VALUES, text)
         except WireError as error:
             self.state = f"refused a release: {error.reason}"
             log.warning("refused a release: %s: %s", error.reason, error)
@@ -119,8 +126,8 @@ class Updater:
     def _part(self, topic: str, payload: bytes, now: float) -> None:
         release = self._release
         part = self._topics[topic]
-        if release is None or len(payload) > release.part_size:
-            return
+        if release is None or len(payload) != min(release.part_size, release.size - part * release.part_size):
+            return  # taken off the broker, or not a part of this release at all
         path = self._folder(release) / str(part)
         if not path.exists():
             replace_file(path, payload)
@@ -129,18 +136,18 @@ class Updater:
 
     def _perhaps_check(self) -> None:
         release = self._release
-        if release is None or self._missing():
+        if release is None or not self._topics or self._missing():
             return
-        self.link.unsubscribe(tuple(self._topics))
         folder = self._folder(release)
         content = b"".join((folder / str(part)).read_bytes() for part in range(len(self._topics)))
+        candidate = self.spool / "candidate.marram"
+        replace_file(candidate, content)
+        self.link.unsubscribe(tuple(self._topics))
         self._topics, self.wake_at = {}, None
         if hashlib.sha256(content).digest() != release.digest:
             self._refuse(release, "the parts together are not the bundle that was signed")
             return
         self.state = f"checking {release.version}"
-        candidate = self.spool / "candidate.marram"
-        replace_file(candidate, content)
         _, running = self.slots.bundle()
 
         def check() -> None:
@@ -155,14 +162,23 @@ class Updater:
         if reason:
             self._refuse(release, reason)
             return
+        before, _ = self.slots.bundle()
         try:
-            bundle = self.slots.install(content, release.version, release.sequence)
+            slot, bundle = self.slots.write(content)
             self.swap(bundle)
-        except (MarramError, BundleError) as error:
+        except MarramError as error:
+            self._refuse(release, str(error))
+            return
+        try:
+            # Only what inference has loaded is what a restart begins with.
+            self.slots.make_current(slot, bundle, release.version, release.sequence)
+        except StorageError as error:
+            self.swap(before)
             self._refuse(release, str(error))
             return
         self._seen, self._release = release.sequence, None
         self.state = f"installed {release.version}"
+        self.installed()
         shutil.rmtree(self.spool, ignore_errors=True)
 
     def _refuse(self, release: Release, reason: str) -> None:

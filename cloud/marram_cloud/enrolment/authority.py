@@ -108,8 +108,10 @@ def load(folder: Path) -> Authority:
         certificate = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
     except OSError as error:
         raise EnrolmentError(f"{error.filename}: {error.strerror}; run `marram-cloud init` first") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise EnrolmentError(f"{folder / 'ca.key'}: is not an elliptic-curve key")
+    except (ValueError, TypeError) as error:
+        raise EnrolmentError(f"{folder}: ca.key or ca.crt is damaged: {error}") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+        raise EnrolmentError(f"{folder / 'ca.key'}: is not the key of ca.crt beside it")
     return Authority(certificate, key)
 
 
@@ -126,13 +128,18 @@ def public_pem(key: ec.EllipticCurvePublicKey) -> bytes:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Write a file that only its owner may read, from the first byte on."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    """Write a new file that only its owner may read, from the first byte on. Raises EnrolmentError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError as error:
+        raise EnrolmentError(f"{path}: is there already and is not overwritten") from error
+    except OSError as error:
+        raise EnrolmentError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def _host(host: str) -> x509.GeneralName:

@@ -50,7 +50,6 @@ class FleetFolder:
             check_name("region", region)
         except ValueError as error:
             raise EnrolmentError(str(error)) from error
-        path.mkdir(parents=True, exist_ok=True)
         made = authority.create(path, fleet)
         release_key = authority.new_key()
         authority.write_private(path / "release.key", authority.private_pem(release_key))

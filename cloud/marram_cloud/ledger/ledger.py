@@ -171,6 +171,17 @@ class Ledger:
             return None
         return Device(row[0], x509.load_der_x509_certificate(row[1]), row[2] is not None, row[3])
 
+    def knows_device(self, name: str) -> bool:
+        """Whether a device of this name was ever enrolled."""
+        return self.database.execute("SELECT 1 FROM devices WHERE name = ?", (name,)).fetchone() is not None
+
+    def trusts(self, name: str) -> bool:
+        """Whether a device of this name is enrolled and not revoked."""
+        row = self.database.execute(
+            "SELECT 1 FROM devices WHERE name = ? AND revoked IS NULL", (name,)
+        ).fetchone()
+        return row is not None
+
     def counter(self, device: str) -> int:
         row = self.database.execute("SELECT counter FROM devices WHERE name = ?", (device,)).fetchone()
         return 0 if row is None else int(row[0])

@@ -26,6 +26,7 @@ class Evaluated:
 
 def summarise(version: int, metrics: Sequence[Metrics]) -> Evaluated | None:
     """The fleet's mean over held-out windows; None when nobody had any."""
+    metrics = [one for one in metrics if one.count > 0]
     count = sum(one.count for one in metrics)
     if count == 0:
         return None
@@ -45,8 +46,9 @@ def best(
     found = [
         summary
         for version in kept
-        if len(evaluations.get(version, ())) >= minimum
-        and (summary := summarise(version, [metrics for _, metrics in evaluations[version]])) is not None
+        if (summary := summarise(version, [metrics for _, metrics in evaluations.get(version, ())]))
+        is not None
+        and summary.devices >= minimum
     ]
     if not found:
         raise ChoiceError(

@@ -17,27 +17,13 @@ from marram.wire.topics import Topics
 from numpy.typing import NDArray
 
 from marram_cloud.ledger.ledger import Ledger, StoredRelease
+from marram_cloud.releases import publish
 from marram_cloud.releases.choose import Evaluated
 from marram_cloud.releases.rebuild import rebuild
-
-PART_SIZE = 96 * 1024
 
 
 class ReleaseError(MarramError):
     """A release cannot be made."""
-
-
-def read_calibration(path: Path, bundle: Bundle) -> NDArray[np.float32]:
-    """The windows of a project's ``calibration.npz``, float32 (n, channels, length)."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            windows: NDArray[np.float32] = arrays["windows"].astype(np.float32)
-    except (OSError, KeyError, ValueError) as error:
-        raise ReleaseError(f"{path}: is no .npz with an array 'windows': {error}") from error
-    shape = (len(bundle.manifest.channels), bundle.manifest.length)
-    if windows.ndim != 3 or windows.shape[1:] != shape or not np.isfinite(windows).all():
-        raise ReleaseError(f"{path}: should hold finite windows of shape (n, {shape[0]}, {shape[1]})")
-    return windows
 
 
 def read_release_key(path: Path) -> KeySigner:
@@ -64,16 +50,19 @@ def make(
     last = ledger.latest_release()
     sequence = last.sequence + 1 if last else 1
     version = f"{sequence}+r{chosen.version}"
-    metrics = {"loss_fp32_devices": chosen.loss, "devices": float(chosen.devices)}
+    metrics = {"devices": float(chosen.devices)}
+    if chosen.devices:
+        metrics["loss_fp32_devices"] = chosen.loss
     if chosen.accuracy is not None:
         metrics["accuracy_fp32_devices"] = chosen.accuracy
     content = rebuild(bundle, ledger.parameters(chosen.version), calibration, version, metrics)
     name = bundle.manifest.name
     digest = hashlib.sha256(content).digest()
-    message = Release(name, version, sequence, digest, len(content), PART_SIZE)
+    part_size = publish.part_size(ledger)
+    message = Release(name, version, sequence, digest, len(content), part_size)
     author = Author(Subject(topics.fleet, topics.region, "aggregator", "release"), signer)
     sealed = author.seal(message, topics.release(name), sequence)
-    release = StoredRelease(sequence, name, version, digest, chosen.version, content, PART_SIZE, sealed)
+    release = StoredRelease(sequence, name, version, digest, chosen.version, content, part_size, sealed)
     with ledger.transaction():
         ledger.add_release(release, now)
     return release

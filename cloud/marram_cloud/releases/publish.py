@@ -6,7 +6,23 @@ from collections.abc import Iterator
 
 from marram.wire.topics import Topics
 
-from marram_cloud.ledger.ledger import StoredRelease
+from marram_cloud.ledger.ledger import Ledger, StoredRelease
+
+_PART_SIZE = 96 * 1024
+_FACT = "part_size"
+
+
+def remember_limit(ledger: Ledger, max_payload: int) -> None:
+    """Keep in the ledger what the broker takes, for the releases that another process makes."""
+    size = min(_PART_SIZE, max_payload)
+    if ledger.fact(_FACT) != size:
+        with ledger.transaction():
+            ledger.set_fact(_FACT, size)
+
+
+def part_size(ledger: Ledger) -> int:
+    """Bytes of a release's part: at most what the broker took when the aggregator was last connected."""
+    return int(str(ledger.fact(_FACT) or _PART_SIZE))
 
 
 def messages(release: StoredRelease, topics: Topics) -> Iterator[tuple[str, bytes]]:

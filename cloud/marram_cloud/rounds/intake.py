@@ -5,6 +5,7 @@ Nothing here changes the ledger. Every refusal is a WireError with a name of ``m
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -14,11 +15,12 @@ from marram.wire import certificates, envelope, reasons
 from marram.wire.chunks import Assembler
 from marram.wire.codec.chain import Chain
 from marram.wire.envelope import Sealed
+from marram.wire.messages import Delta
 from marram.wire.parameters import Vector
 
 from marram_cloud.ledger.ledger import Device, Ledger
 
-_SENDERS = 4096
+_SENDERS, _HELD = 4096, 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,21 +34,31 @@ class Verified:
 
 
 class Reassembly:
-    """Chunks of many devices, in memory that is bounded by the devices that are sending right now."""
+    """Chunks of many devices, in bounded memory: who has waited longest for a next chunk begins again.
 
-    def __init__(self, max_size: int) -> None:
-        self._max_size = max_size
-        self._senders: OrderedDict[str, Assembler] = OrderedDict()
+    max_size: bytes of a message. max_held: bytes of all unfinished messages.
+    """
+
+    def __init__(self, max_size: int, max_held: int = _HELD) -> None:
+        self._max_size, self._max_held = max_size, max_held
+        self._senders: OrderedDict[str, tuple[Assembler, int]] = OrderedDict()
+        self._held = 0
 
     def add(self, topic: str, frame: bytes) -> bytes | None:
         """The whole message once its last chunk is there. Raises WireError(MALFORMED, TOO_LARGE)."""
-        assembler = self._senders.pop(topic, None) or Assembler(self._max_size, 4)
-        message = assembler.add(frame)
-        if assembler.pending():
-            self._senders[topic] = assembler
-            while len(self._senders) > _SENDERS:
-                self._senders.popitem(last=False)
-        return message
+        fresh = Assembler(self._max_size, 4), 0
+        assembler, held = self._senders.pop(topic) if topic in self._senders else fresh
+        self._held -= held
+        try:
+            return assembler.add(frame)
+        finally:
+            # A frame that is refused does not cost the sender what came before it.
+            if assembler.pending():
+                self._senders[topic] = assembler, held + len(frame)
+                self._held += held + len(frame)
+            while len(self._senders) > _SENDERS or self._held > self._max_held:
+                _, (_, dropped) = self._senders.popitem(last=False)
+                self._held -= dropped
 
 
 def verify(ledger: Ledger, fleet: str, topic: str, sender: str, message: bytes, max_size: int) -> Verified:
@@ -66,6 +78,16 @@ def verify(ledger: Ledger, fleet: str, topic: str, sender: str, message: bytes, 
         )
     envelope.verify(sealed, topic, certificates.public_key(device.certificate))
     return Verified(device, sealed, envelope.digest(message), len(message))
+
+
+def check_metrics(delta: Delta) -> None:
+    """Raise WireError(BAD_VALUES) unless what the device measured can be averaged with others."""
+    for name, measured in (("before", delta.before), ("after", delta.after)):
+        accuracy = measured.accuracy
+        if not math.isfinite(measured.loss) or not (accuracy is None or 0 <= accuracy <= 1):
+            raise WireError(
+                reasons.BAD_VALUES, f"{name}: loss {measured.loss}, accuracy {accuracy}: no measurement"
+            )
 
 
 def decode_delta(chain: str, payload: bytes, size: int, seed: int, max_norm: float) -> Vector:

@@ -28,13 +28,15 @@ from marram_cloud.engines.engine import DeltaReference, Engine
 from marram_cloud.ledger.ledger import Ledger, Round, StoredDelta, Version
 from marram_cloud.rounds import coordinator as machine
 from marram_cloud.rounds.coordinator import Coordinator, OpenRound
-from marram_cloud.rounds.intake import Reassembly, Verified, decode_delta, verify
+from marram_cloud.rounds.intake import Reassembly, Verified, check_metrics, decode_delta, verify
 from marram_cloud.rounds.settings import RoundSettings
 
 log = logging.getLogger(__name__)
 
 Send = Callable[[str, bytes, bool], None]
 MAX_STATE = 4096
+_RETRY = 10.0
+UNKNOWN = "(unknown)"
 
 
 @dataclass(frozen=True)
@@ -57,20 +59,23 @@ class Service:
     settings: RoundSettings
     engine: Engine
     send: Send
+    part_size: int = field(init=False)
     _coordinator: Coordinator = field(init=False)
     _reassembly: Reassembly = field(init=False)
     _deltas: dict[bytes, tuple[Verified, Delta]] = field(default_factory=dict)
     _outgoing: list[tuple[str, bytes, bool]] = field(default_factory=list)
     _counter: int = 0
+    _again_at: float | None = None
 
     def __post_init__(self) -> None:
         self._coordinator = Coordinator(self.settings.rules)
         self._reassembly = Reassembly(self.settings.max_delta)
+        self.part_size = self.settings.part_size
 
     @property
     def wake_at(self) -> float | None:
         """When ``wake`` is due (Unix s), or None."""
-        return self._coordinator.wake_at
+        return self._coordinator.wake_at if self._again_at is None else self._again_at
 
     @property
     def coordinator(self) -> Coordinator:
@@ -89,22 +94,34 @@ class Service:
         self._deltas.clear()
         with self.ledger.transaction():
             self._begin_if_new(now)
+            self._open_if_none(now)
             current = self.ledger.current_round()
             if current is not None:
                 self._handle(machine.Opened(self._open_round(current)), now)
         self._flush()
 
-    def connected(self, now: float) -> None:
-        """The link is up: make the broker's retained messages what the ledger says."""
+    def connected(self, now: float, max_payload: int | None = None) -> None:
+        """The link is up: make the broker's retained messages what the ledger says.
+
+        max_payload: bytes of the largest message that the broker takes; parts shrink to it.
+        """
+        self.part_size = min(self.settings.part_size, max_payload or self.settings.part_size)
+        for artefact in self._artefacts():
+            self._queue_artefact(artefact)
         current = self.ledger.current_round()
-        if current is not None and current.opened <= now:
-            for artefact in self.ledger.artefacts():
-                self._queue_artefact(artefact)
+        if current is None:
+            self._queue_offer_off()
+        elif current.opened <= now:
             self._queue_offer(current, now)
-            self._flush()
+        self._flush()
 
     def take(self, messages: Sequence[tuple[str, bytes]], now: float) -> None:
         """A batch of messages, in the order of their arrival; committed as one, then answered."""
+
+        if self._again_at is not None:
+            self._rebuild(now)
+        if self._again_at is not None:
+            return  # without a ledger nothing can be answered; devices will send it again
 
         def work() -> None:
             for topic, payload in messages:
@@ -114,6 +131,9 @@ class Service:
 
     def wake(self, now: float) -> None:
         """``wake_at`` has passed."""
+        if self._again_at is not None:
+            self._rebuild(now)
+            return
         self._transact(lambda: self._handle(machine.Woke(), now), now)
 
     def _transact(self, work: Callable[[], None], now: float) -> None:
@@ -123,9 +143,20 @@ class Service:
         except MarramError as error:
             log.error("nothing of a batch was taken: %s; devices will send it again", error)
             self._outgoing.clear()
-            self.start(now)
+            self._rebuild(now)
             return
         self._flush()
+
+    def _rebuild(self, now: float) -> None:
+        """Begin again from the ledger; where not even that can be done (a full disk), try again later."""
+        try:
+            self.start(now)
+            self._again_at = None
+        except MarramError as error:
+            log.error("rounds stand still until the ledger can be used: %s", error)
+            self._outgoing.clear()
+            self._coordinator.round = None
+            self._again_at = now + _RETRY
 
     def _flush(self) -> None:
         outgoing, self._outgoing = self._outgoing, []
@@ -139,7 +170,9 @@ class Service:
         if sender is None:
             return
         if topic == self.topics.state(sender):
-            self._handle(machine.Presence(sender, _online(payload)), now)
+            # Who may not take part is not waited for.
+            online = _online(payload) and self.ledger.trusts(sender)
+            self._handle(machine.Presence(sender, online), now)
             return
         try:
             message = self._reassembly.add(topic, payload)
@@ -156,10 +189,16 @@ class Service:
                 decline = read(verified.sealed, Decline)
                 self._handle(machine.Declined(sender, decline.round, decline.reason), now)
         except WireError as error:
-            self._refuse(sender, envelope.digest(message), error.reason, str(error), now)
+            if error.reason == reasons.BAD_SIGNATURE:
+                # Not answered: nobody who signed it asks, and a delta moved to another topic by somebody
+                # else must not make its device believe that it was refused.
+                self._count(sender, error.reason, str(error), now)
+            else:
+                self._refuse(sender, envelope.digest(message), error.reason, str(error), now)
 
     def _delta(self, verified: Verified, now: float) -> None:
         header, delta = verified.sealed.header, read(verified.sealed, Delta)
+        check_metrics(delta)
         if header.round != delta.round:
             raise WireError(reasons.MALFORMED, "header and delta name different rounds")
         self._deltas[verified.digest] = verified, delta
@@ -269,7 +308,7 @@ class Service:
         if version % self.settings.snapshot_every == 0:
             self._add_snapshot(version, parameters, now)
             for old in self.ledger.drop_artefacts(version - 1):
-                for part in range(old.parts):
+                for part in range(max(old.parts, self._parts(old.size))):
                     self._queue(self.topics.parameters(old.version, old.kind, part), b"", retain=True)
         return version
 
@@ -290,6 +329,15 @@ class Service:
         self._add_snapshot(0, initial, now)
         self.ledger.open_round(self._new_round(0, 0, now))
 
+    def _open_if_none(self, now: float) -> None:
+        """Go on after the last round when the limit was raised."""
+        rounds, latest = self.ledger.rounds(1), self.ledger.latest_version()
+        if self.ledger.current_round() is not None or not rounds or latest is None:
+            return
+        number = rounds[0].number + 1
+        if self.settings.limit is None or number < self.settings.limit:
+            self.ledger.open_round(self._new_round(number, latest.version, now))
+
     def _new_round(self, number: int, version: int, opened: float) -> Round:
         seed = _seed(self.model.family + self.author.subject.region, number)
         return Round(number, version, self.settings.chain, seed, self.settings.steps, opened)
@@ -307,12 +355,25 @@ class Service:
     def _add_artefact(self, message: Parameters, now: float) -> None:
         topic = self.topics.parameters(message.version, message.kind, 0)
         sealed = self.author.seal(message, topic, self._next_counter(now))
-        parts = -(-len(sealed) // self.settings.part_size)
+        parts = self._parts(len(sealed))
         artefact = Artefact(message.version, message.kind, envelope.digest(sealed), len(sealed), parts)
         self.ledger.add_artefact(artefact, sealed)
 
+    def _artefacts(self) -> list[Artefact]:
+        """The artefacts in as many parts as the broker of now makes necessary."""
+        return [
+            msgspec.structs.replace(artefact, parts=self._parts(artefact.size))
+            for artefact in self.ledger.artefacts()
+        ]
+
+    def _parts(self, size: int) -> int:
+        return -(-size // self.part_size)
+
     def _publish(self, round: OpenRound, now: float) -> None:
-        for artefact in self.ledger.artefacts():
+        for name in sorted(self._coordinator.online):
+            if not self.ledger.trusts(name):
+                self._handle(machine.Presence(name, False), now)
+        for artefact in self._artefacts():
             if artefact.version == round.version:
                 self._queue_artefact(artefact)
         current = self.ledger.current_round()
@@ -327,7 +388,7 @@ class Service:
     def _queue_artefact(self, artefact: Artefact) -> None:
         sealed = self.ledger.sealed_artefact(artefact)
         for part in range(artefact.parts):
-            piece = sealed[part * self.settings.part_size : (part + 1) * self.settings.part_size]
+            piece = sealed[part * self.part_size : (part + 1) * self.part_size]
             self._queue(self.topics.parameters(artefact.version, artefact.kind, part), piece, retain=True)
 
     def _queue_offer(self, round: Round, now: float) -> None:
@@ -341,7 +402,7 @@ class Service:
             seed=round.seed,
             steps=round.steps,
             minimum=self.settings.minimum_samples,
-            artefacts=tuple(self.ledger.artefacts()),
+            artefacts=tuple(self._artefacts()),
         )
         counter = self._next_counter(now)
         sealed = self.author.seal(offer, self.topics.round, counter, round=round.number, introduce=True)
@@ -357,13 +418,17 @@ class Service:
 
     def _refuse(self, device: str, digest: bytes, reason: str, detail: str, now: float) -> None:
         self._count(device, reason, detail, now)
+        if reason == reasons.REVOKED:
+            self._handle(machine.Presence(device, False), now)
         topic = self.topics.down(device, "refusal")
         message = Refusal(digest, reason, detail[:500])
         self._queue(topic, self.author.seal(message, topic, self._next_counter(now)), retain=False)
 
     def _count(self, device: str, reason: str, detail: str, now: float) -> None:
-        log.info("refused a message of %s: %s: %s", device, reason, detail)
-        self.ledger.count_refusal(device, reason, detail[:500], now)
+        log.info("refused a message of %.80s: %s: %s", device, reason, detail)
+        # Names that nobody enrolled are free to invent: they share one line of the ledger.
+        name = device if self.ledger.knows_device(device) else UNKNOWN
+        self.ledger.count_refusal(name, reason, detail[:500], now)
 
     def _next_counter(self, now: float) -> int:
         self._counter = max(self._counter + 1, int(now * 1000))
@@ -380,10 +445,14 @@ def _online(payload: bytes) -> bool:
     if not payload or len(payload) > MAX_STATE:
         return False
     try:
-        return msgspec.json.decode(payload, type=_State).online
-    except msgspec.MsgspecError:
+        state = msgspec.json.decode(payload, type=_State)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return False
+    return state.online and state.learning
 
 
 class _State(msgspec.Struct):
+    """learning: whether it takes part in rounds; one that only runs releases is not waited for."""
+
     online: bool = False
+    learning: bool = True

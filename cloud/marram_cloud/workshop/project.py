@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
-import numpy as np
 import torch
 from marram.bundle.manifest import Channel, ModelCard, Name
 from marram.config.load import load
 from marram.errors import MarramError
-from numpy.typing import NDArray
+
+from marram_cloud.releases.calibration import read_calibration
 
 
 class ProjectError(MarramError):
@@ -64,7 +64,9 @@ class Project:
         self.about = load(folder / "project.yaml", ProjectFile)
         torch.manual_seed(self.about.seed)
         self.module = self._module().train()
-        self.calibration = self._calibration()
+        self.calibration = read_calibration(
+            folder / "calibration.npz", len(self.about.channels), self.about.length
+        )
 
     def _module(self) -> torch.nn.Module:
         path = self.folder / "model.py"
@@ -88,17 +90,3 @@ class Project:
                 "use GroupNorm in place of BatchNorm, and plain constants for fixed numbers"
             )
         return module
-
-    def _calibration(self) -> NDArray[np.float32]:
-        path = self.folder / "calibration.npz"
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                windows: NDArray[np.float32] = arrays["windows"].astype(np.float32)
-        except (OSError, KeyError, ValueError) as error:
-            raise ProjectError(f"{path}: should be an .npz with an array 'windows': {error}") from error
-        shape = (len(self.about.channels), self.about.length)
-        if windows.ndim != 3 or windows.shape[1:] != shape:
-            raise ProjectError(
-                f"{path}: windows have shape {windows.shape}, expected (n, {shape[0]}, {shape[1]})"
-            )
-        return windows
