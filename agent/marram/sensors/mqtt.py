@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from marram.config.values import BrokerUrl, ExistingFile, broker_address
+from marram.config.values import BrokerUrl, ExistingFile, TopicFilter, broker_address
 from marram.errors import SensorError
 from marram.sensors.fields import FieldMapper, FieldsConfig
 from marram.sensors.sensor import SensorContext
@@ -43,7 +43,7 @@ class MqttConfig(FieldsConfig, frozen=True, kw_only=True, tag="mqtt"):
     """
 
     broker: BrokerUrl
-    topic: Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
+    topic: TopicFilter
     format: Literal["json", "cbor"] = "json"
     qos: Literal[0, 1, 2] = 0
     queue: Annotated[int, msgspec.Meta(ge=1)] = 1000
