@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from marram.assembly import Parts, assemble
 from marram.config.schema import Agent
 from marram.control import ControlServer, Handler
-from marram.errors import SensorError
+from marram.errors import SensorEndedError, SensorError
 from marram.notify import notify, watchdog_period
 from marram.sensors.sensor import Sensor
 from marram.status import status
@@ -74,12 +74,20 @@ class Daemon:
                 for samples in sensor.read(self._stop):
                     pipeline.feed(sensor.name, samples, sensor.live, self._stop)
                     delay = _RETRY_FIRST
+                    self._parts.sensor_errors.pop(sensor.name, None)
+                break
+            except SensorEndedError as error:
+                log.error("sensor %s has ended: %s", sensor.name, error)
+                self._parts.sensor_errors[sensor.name] = str(error)
                 break
             except SensorError as error:
                 log.error("sensor %s: %s; trying again in %.0f s", sensor.name, error, delay)
                 self._parts.sensor_errors[sensor.name] = str(error)
-                self._stop.wait(delay)
-                delay = min(delay * 2, _RETRY_LAST)
+            except Exception as error:  # a plugin's mistake must not end its sensor without a word
+                log.exception("sensor %s failed; trying again in %.0f s", sensor.name, delay)
+                self._parts.sensor_errors[sensor.name] = f"{type(error).__name__}: {error}"
+            self._stop.wait(delay)
+            delay = min(delay * 2, _RETRY_LAST)
         pipeline.ended(sensor.name)
         self._running_sensors.discard(sensor.name)
         if not self._running_sensors and self._alone:

@@ -103,6 +103,7 @@ class MqttSensor:
         client = self._make_client(self._protocol)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
+        client.on_subscribe = self._on_subscribe
         client.on_message = self._on_message
         client.reconnect_delay_set(1, 60)
         host, port, _ = broker_address(self._config.broker)
@@ -134,6 +135,11 @@ class MqttSensor:
         self._ever_connected = True
         self.counters["connected"] += 1
         client.subscribe(self._config.topic, qos=self._config.qos)
+
+    def _on_subscribe(self, _client: object, _data: object, _mid: int, reasons: Any, *_: object) -> None:  # noqa: ANN401
+        if any(reason.is_failure for reason in reasons):
+            self.counters["refused"] += 1
+            self.last_refusal = f"subscription to {self._config.topic}: {reasons[0]}"
 
     def _on_disconnect(self, *_: object) -> None:
         if self._ever_connected or self._protocol != 5:
