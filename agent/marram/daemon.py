@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from marram.assembly import Parts, assemble
 from marram.config.schema import Agent
 from marram.control import ControlServer, Handler
-from marram.errors import MarramError, SensorError
+from marram.errors import MarramError, SensorEndedError, SensorError
 from marram.notify import notify, watchdog_period
 from marram.sensors.sensor import Sensor
 from marram.status import status
@@ -100,15 +100,20 @@ class Daemon:
                     delay = _RETRY_FIRST
                     self._parts.sensor_errors.pop(sensor.name, None)
                 break
+            except SensorEndedError as error:
+                log.error("sensor %s has ended: %s", sensor.name, error)
+                self._parts.sensor_errors[sensor.name] = str(error)
+                break
             except Exception as error:
                 # SensorError or not: the other sensors go on, and this one is tried again.
                 log.error(
                     "sensor %s: %s; trying again in %.0f s", sensor.name, error, delay,
                     exc_info=not isinstance(error, SensorError),
                 )  # fmt: skip
-                self._parts.sensor_errors[sensor.name] = str(error)
-                self._stop.wait(delay)
-                delay = min(delay * 2, _RETRY_LAST)
+                said = str(error) if isinstance(error, SensorError) else f"{type(error).__name__}: {error}"
+                self._parts.sensor_errors[sensor.name] = said
+            self._stop.wait(delay)
+            delay = min(delay * 2, _RETRY_LAST)
         pipeline.ended(sensor.name)
         self._running_sensors.discard(sensor.name)
         if not self._running_sensors and self._alone:
