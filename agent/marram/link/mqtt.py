@@ -304,7 +304,7 @@ class MqttLink:
             # paho trips over some packets that no honest broker sends.
             log.exception("the MQTT client failed")
             return f"the MQTT client failed: {error}"
-        return self._reason or "the connection was lost"
+        return self._reason or "the connection was closed; the broker's log may say why"
 
     def _new_client(self) -> paho.Client:
         options = self._options
@@ -365,7 +365,8 @@ class MqttLink:
         code: Any,
         properties: Any,
     ) -> None:
-        self._reason = self._reason or str(code)
+        said = str(code)
+        self._reason = self._reason or ("" if said == "Unspecified error" else said)
 
     def _on_publish(self, client: paho.Client, userdata: Any, mid: int, code: Any, properties: Any) -> None:
         publication = self._unacknowledged.acknowledged(mid)
