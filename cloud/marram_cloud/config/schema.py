@@ -108,10 +108,12 @@ class Release(_Section, frozen=True, kw_only=True):
 
     key: the release key, PEM. It is best kept away from the aggregator and brought for a release.
     calibration: windows (.npz) that int8 ranges are measured on.
+    average: versions in a row whose mean is released; 1 for a single version.
     """
 
     key: ExistingFile
     calibration: ExistingFile
+    average: Count = 5
 
 
 class Aggregator(_Section, frozen=True, kw_only=True):
