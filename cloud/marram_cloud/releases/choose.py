@@ -64,9 +64,9 @@ def best(
     """The best stretch of ``length`` kept versions that at least ``minimum`` devices evaluated.
 
     By accuracy where the task has one, else by loss; of equals the newest. The mean of versions in a row is
-    steadier than any one of them, which the last step may have thrown off (Polyak and Juditsky, 1992; stochastic
-    weight averaging, Izmailov et al., arXiv 1803.05407). With fewer evaluated versions than ``length`` all are
-    taken. Raises ChoiceError.
+    steadier than any one of them, which its last step may have thrown off (Polyak and Juditsky, 1992;
+    Izmailov et al., arXiv 1803.05407). With fewer evaluated versions than ``length`` all are taken.
+    Raises ChoiceError.
     """
     found = [
         summary
