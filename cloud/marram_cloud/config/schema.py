@@ -68,11 +68,11 @@ class Rounds(_Section, frozen=True, kw_only=True):
     minimum_windows: Count = 16
     chain: str = DEFAULT_CHAIN
     update_chain: str = DEFAULT_UPDATE_CHAIN
-    epochs: Count = 5
+    epochs: Count = 3
     batch: Count = 16
-    learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 0.03
+    learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 0.08
     mu: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    strategy: FedAvg = FedAvg(rate=0.7, momentum=0.5)
+    strategy: FedAvg = FedAvg(rate=1.0, momentum=0.5)
     snapshot_every: Count = 10
     max_norm: Annotated[float, msgspec.Meta(gt=0)] = 1000.0
 
@@ -108,12 +108,12 @@ class Release(_Section, frozen=True, kw_only=True):
 
     key: the release key, PEM. It is best kept away from the aggregator and brought for a release.
     calibration: windows (.npz) that int8 ranges are measured on.
-    average: versions in a row whose mean is released; 1 for a single version.
+    average: most versions in a row whose mean is released; 1 for a single version.
     """
 
     key: ExistingFile
     calibration: ExistingFile
-    average: Count = 5
+    average: Count = 10
 
 
 class Aggregator(_Section, frozen=True, kw_only=True):

@@ -65,8 +65,8 @@ def best(
 
     By accuracy where the task has one, else by loss; of equals the newest. The mean of versions in a row is
     steadier than any one of them, which its last step may have thrown off (Polyak and Juditsky, 1992;
-    Izmailov et al., arXiv 1803.05407). With fewer evaluated versions than ``length`` all are taken.
-    Raises ChoiceError.
+    Izmailov et al., arXiv 1803.05407). A stretch is at most a third of all, so that a young fleet's first
+    versions are no part of it. Raises ChoiceError.
     """
     found = [
         summary
@@ -79,7 +79,7 @@ def best(
         raise ChoiceError(
             f"no version has been evaluated by {minimum} devices yet; wait for a round to close"
         )
-    length = min(length, len(found))
+    length = min(length, -(-len(found) // 3))
     stretches = [stretch(found[start : start + length]) for start in range(len(found) - length + 1)]
     return max(
         stretches, key=lambda one: (one.accuracy if one.accuracy is not None else -one.loss, one.versions)
