@@ -1,4 +1,4 @@
-"""What an agent costs a machine: memory, idle processor and traffic, time to READY; and what training costs."""
+"""What an agent costs a machine: memory, idle processor and traffic, time to READY; what training costs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+
 from benchmarks.processes import cpu_seconds, pss
 from benchmarks.report import Figure, Result, at_most
 from tests.support.fleet import Device, Fleet
@@ -40,8 +41,8 @@ def measure() -> Result:
         "Footprint of an agent",
         "python -m benchmarks footprint",
         "A real `marram run` with the demo's model, a sensor that is silent and a link to Mosquitto. PSS is "
-        f"read with nothing else of Marram running. Idle over {_IDLE_SECONDS:.0f} s. Traffic: MQTT bytes that "
-        f"a proxy counted at rest, keep-alive {_KEEPALIVE} s, made up to a day (TCP and IP headers come on "
+        f"read with nothing else of Marram running. Idle over {_IDLE_SECONDS:.0f} s. Traffic: MQTT "
+        f"bytes that a proxy counted at rest, keep-alive {_KEEPALIVE} s, made up to a day (TCP and IP headers come on "
         "top). The trainer's PSS is what it says of itself when its training is done.",
         (
             at_most("idle daemon, PSS", memory / _MIB, 75, " MiB"),

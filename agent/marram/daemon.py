@@ -7,7 +7,9 @@ when there is a network.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import queue
 import threading
 import time
 from collections.abc import Callable
@@ -40,6 +42,8 @@ class Daemon:
     def __init__(self, config: Agent) -> None:
         self._config = config
         self._stop = threading.Event()
+        # Not the event: a signal handler that sets what its own thread waits for can wait for ever.
+        self._asked: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._broken = ""
         self._parts = assemble(config)
         self._running_sensors = set(self._parts.sensors)
@@ -47,7 +51,7 @@ class Daemon:
 
     def stop(self) -> None:
         """Ask for the end; may be called from a signal handler."""
-        self._stop.set()
+        self._asked.put(None)
 
     def run(self) -> None:
         """Live."""
@@ -87,7 +91,7 @@ class Daemon:
             name = threading.current_thread().name
             log.exception("the %s stage broke", name)
             self._broken = f"the {name} stage broke: {error!r}; the log has the details"
-            self._stop.set()
+            self.stop()
             self._parts.pipeline.queue.close()
 
     def _read(self, sensor: Sensor) -> None:
@@ -117,7 +121,7 @@ class Daemon:
         pipeline.ended(sensor.name)
         self._running_sensors.discard(sensor.name)
         if not self._running_sensors and self._alone:
-            self._stop.set()
+            self.stop()
 
     @property
     def _alone(self) -> bool:
@@ -127,7 +131,10 @@ class Daemon:
     def _watch(self, parts: Parts) -> None:
         """Until the end is asked for; systemd's watchdog is fed by the progress of every stage."""
         period = watchdog_period()
-        while not self._stop.wait(period if period is not None else 3600.0):
+        while True:
+            with contextlib.suppress(queue.Empty):
+                self._asked.get(timeout=period)
+                return
             now = time.monotonic()
             stages = {"inference": parts.pipeline.beat, "background": parts.loop.beat}
             stalled = [name for name, beat in stages.items() if now - beat > _STALLED]
