@@ -42,8 +42,8 @@ def measure() -> Result:
         "python -m benchmarks footprint",
         "A real `marram run` with the demo's model, a sensor that is silent and a link to Mosquitto. PSS is "
         f"read with nothing else of Marram running. Idle over {_IDLE_SECONDS:.0f} s. Traffic: MQTT "
-        f"bytes that a proxy counted at rest, keep-alive {_KEEPALIVE} s, made up to a day (TCP and IP headers come on "
-        "top). The trainer's PSS is what it says of itself when its training is done.",
+        f"bytes that a proxy counted at rest, keep-alive {_KEEPALIVE} s, made up to a day (TCP and IP "
+        "headers come on top). The trainer's PSS is what it says of itself when its training is done.",
         (
             at_most("idle daemon, PSS", memory / _MIB, 75, " MiB"),
             Figure("trainer child, PSS at its end", f"{peak / _MIB:.1f} MiB"),
