@@ -150,8 +150,9 @@ class Clock:
     def _take(self, track: _Track, time: Times, values: Values, flagged: Flags, codes: Codes) -> list[Ticks]:
         if not time.size:
             return []
-        if self._origin is not None and time[0] < (due := self._time(self._next) - self._tolerance):
-            self.counters["late"] += int(np.searchsorted(time, due))
+        # A sample between the newest tick and the next one is not late: the next one is drawn from it.
+        if self._origin is not None and time[0] < (made := self._time(self._next - 1) - self._tolerance):
+            self.counters["late"] += int(np.searchsorted(time, made))
         track.append(time, values, flagged, codes)
         track.newest = float(time[-1])
         track.ended = False
@@ -202,6 +203,8 @@ class Clock:
         alive = [track for track in self._tracks.values() if track.time.size and track.newest >= until]
         if not alive or (not math.isfinite(until) and not final):
             return False
+        if len(alive) > 1 and not final and any(track.time.size < 2 and not track.ended for track in alive):
+            return False
         begin = max(float(track.time[0]) for track in alive)
         leader = min(alive, key=self._strangeness)
         index = int(np.searchsorted(leader.time, begin))
@@ -215,11 +218,13 @@ class Clock:
         return True
 
     def _strangeness(self, track: _Track) -> float:
-        """How far a sensor's own rate is from the grid's: the nearest sets the phase."""
+        """How far a sensor's own rate is from the grid's: the nearest sets the phase.
+
+        Its first two samples tell, so that the phase does not depend on how many came in the first block.
+        """
         if track.time.size < 2:
             return math.inf
-        spacing = float(track.time[-1] - track.time[0]) / (track.time.size - 1)
-        return round(abs(math.log(spacing * self._rate)), 3)
+        return round(abs(math.log(float(track.time[1] - track.time[0]) * self._rate)), 3)
 
     def _run_end(self, until: float) -> float | None:
         """The last sample before the first stretch without any, or None."""
