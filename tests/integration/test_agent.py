@@ -144,7 +144,7 @@ def test_a_full_disk_is_counted_and_inference_goes_on(tmp_path, agent):
     running = agent(write(tmp_path, ENDLESS, outputs))
     eventually("windows", lambda: len(lines(tmp_path / "out.jsonl")) > 5)
     outputs = status(tmp_path)["outputs"]
-    assert outputs["0-jsonl"]["errors"] > 5
+    assert outputs["0-jsonl"]["errors"] > 0
     assert outputs["1-jsonl"]["errors"] == 0
     assert running.said("No space left on device")
     assert running.stop() == 0

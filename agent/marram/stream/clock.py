@@ -239,7 +239,7 @@ class Clock:
 
     def _emit(self, until: float) -> Ticks | None:
         assert self._origin is not None
-        first, last = self._next, math.floor((until - self._origin) * self._rate + TOLERANCE)
+        first, last = self._next, self._last_tick(until)
         if last < first:
             return None
         tick = self._origin + np.arange(first, last + 1) / self._rate
@@ -257,12 +257,23 @@ class Clock:
         self._next = last + 1
         return Ticks(self._origin, first, first == 0, values, flagged, codes)
 
+    def _last_tick(self, until: float) -> int:
+        """The last tick that has a sample at ``until``, by the very comparison that finds the sample."""
+        assert self._origin is not None
+        guess = math.floor((until - self._origin) * self._rate + TOLERANCE)
+        return max(
+            tick for tick in range(guess - 1, guess + 2) if self._time(tick) - self._tolerance <= until
+        )
+
     def _resample(self, track: _Track, tick: Times) -> tuple[Values, Flags, Codes]:
         """The track at the ticks: (channels of the track, n), (n,), (n,)."""
         time, n, size = track.time, track.time.size, tick.size
         start = int(np.searchsorted(time, tick[0] - self._tolerance))
         same = slice(start, start + size)
-        if start + size <= n and np.abs(time[same] - tick).max() <= self._tolerance:
+        if (
+            start + size <= n
+            and ((time[same] >= tick - self._tolerance) & (time[same] <= tick + self._tolerance)).all()
+        ):
             return track.values[:, same], track.flagged[same], track.codes[same]
         values = np.full((len(track.rows), size), np.nan, dtype=np.float32)
         flagged = np.zeros(size, dtype=np.bool_)

@@ -13,7 +13,12 @@ def clean(channel, samples):
     out, since, before = [], None, None
     for time, raw in samples:
         value = np.float32(np.float32(raw) * np.float32(channel.scale) + np.float32(channel.offset))
-        if before is None or raw != before[1] or math.isnan(raw) or time - before[0] > channel.max_gap:
+        if (
+            before is None
+            or raw != before[1]
+            or math.isnan(raw)
+            or not 0 <= time - before[0] <= channel.max_gap
+        ):
             since = time
         before = (time, raw)
         flagged = False
@@ -59,9 +64,9 @@ def runs(samples, max_gap):
 def ticks(run, rate):
     """[(time, [value or None of each channel], flagged, label)] of one run, whose samples look the same."""
     origin, tolerance, out, k = run[0][0], 0.1 / rate, [], 0
-    while origin + k / rate <= run[-1][0] + tolerance:
+    while origin + k / rate - tolerance <= run[-1][0]:
         tick = origin + k / rate
-        near = [sample for sample in run if abs(sample[0] - tick) <= tolerance]
+        near = [sample for sample in run if tick - tolerance <= sample[0] <= tick + tolerance]
         if near:
             out.append((tick, *near[0][1:]))
         else:
