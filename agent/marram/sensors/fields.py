@@ -131,7 +131,8 @@ class FieldMapper:
                 labels.append(label)
         if not times:
             return None
-        values = np.ascontiguousarray(np.array(rows, dtype=np.float32).T)
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, which cleaning takes for missing
+            values = np.ascontiguousarray(np.array(rows, dtype=np.float32).T)
         return Samples(
             np.array(times, dtype=np.float64),
             values,

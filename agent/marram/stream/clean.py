@@ -56,9 +56,10 @@ class _Channel:
     def clean(self, time: Times, raw: Values, row: Values, flagged: Flags) -> None:
         """Write the cleaned channel to ``row`` and add to ``flagged``, both (n,)."""
         config = self._config
-        np.multiply(raw, np.float32(config.scale), out=row)
-        if config.offset:
-            row += np.float32(config.offset)
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.multiply(raw, np.float32(config.scale), out=row)
+            if config.offset:
+                row += np.float32(config.offset)
         present = np.isfinite(row)
         if not present.all():
             row[~present] = np.nan

@@ -98,8 +98,12 @@ def test_a_message_that_does_not_fit_is_counted_with_the_first_reason(message, w
     assert own.first_malformed.startswith(words)
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_number_too_large_for_a_float_is_an_impossible_value_and_no_error():
-    assert values(mapper(("a", "b")), {"a": 10**400, "b": 1}) == [[math.inf, 1]]
+    assert values(mapper(("a", "b")), {"a": 10**400, "b": 1}, {"a": 1e300, "b": 2}) == [
+        [math.inf, 1],
+        [math.inf, 2],
+    ]
 
 
 def test_what_lies_where_the_readings_should_be_is_said():

@@ -165,6 +165,14 @@ def test_a_stuck_channel_is_flagged_or_missing_after_its_time(rule):
         assert windows.values[:, 0, 0].tolist() == [4, 4, 4, 5, 5, 5]
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_value_that_its_scale_makes_infinite_is_missing():
+    made = stream(config=StreamConfig(channels={"x": ChannelConfig(scale=1e30)}))
+    windows = push(made, [0, 0.1, 0.2, 0.3], [0, 1e30, np.inf, 0])
+    assert windows.values[0, 0].tolist() == [0, 0, 0, 0]
+    assert counted(made, "x.missing") == (2,)
+
+
 def test_infinity_is_missing():
     made = stream()
     windows = push(made, [0, 0.1, 0.2, 0.3], [0, np.inf, -np.inf, 3])
