@@ -33,17 +33,20 @@ class ControlServer:
 
     def __init__(self, path: Path, handlers: Mapping[str, Handler]) -> None:
         self._path, self._handlers = path, handlers
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
+        if _answers(path):
+            raise ControlError(f"{path}: an agent answers here already; only one may use a state folder")
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
             self._socket.bind(str(path))
+            path.chmod(0o660)
+            self._socket.listen(8)
         except OSError as error:
+            self._socket.close()
             raise ControlError(
                 f"{path}: the control socket cannot be made: {error}; set control.socket to another path"
             ) from error
-        path.chmod(0o660)
-        self._socket.listen(8)
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
 
     def start(self) -> None:
@@ -84,6 +87,15 @@ class ControlServer:
             # One question that went wrong must not end the answers to all others.
             log.exception("a control request failed")
             return {"error": f"the agent could not answer: {error}"}
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        try:
+            connection.connect(str(path))
+        except OSError:
+            return False
+        return True
 
 
 def ask(path: Path, request: dict[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,8 @@ class DaemonError(MarramError):
 class Daemon:
     """One agent. ``run`` returns when it was stopped, or when all of its sensors have ended for good.
 
-    Raises DaemonError when a stage broke: the service manager starts it anew.
+    Raises DaemonError when a stage broke (the service manager starts it anew), or when all sensors have ended
+    and one did so by an error.
     """
 
     def __init__(self, config: Agent) -> None:
@@ -121,6 +122,9 @@ class Daemon:
         pipeline.ended(sensor.name)
         self._running_sensors.discard(sensor.name)
         if not self._running_sensors and self._alone:
+            errors = [f"{name}: {error}" for name, error in self._parts.sensor_errors.items()]
+            if errors:
+                self._broken = "every sensor has ended, not all of them well: " + "; ".join(errors)
             self.stop()
 
     @property

@@ -36,6 +36,7 @@ class Loop:
         self._clock = clock
         self._calls: queue.SimpleQueue[Callable[[float], None] | None] = queue.SimpleQueue()
         self._members: list[Member] = []
+        self._held: dict[int, float] = {}
         self.beat = time.monotonic()
 
     def add(self, member: Member) -> None:
@@ -56,29 +57,43 @@ class Loop:
             try:
                 call = self._calls.get(timeout=self._until_wake())
             except queue.Empty:
-                self._guard(self._wake)
+                self._wake()
                 continue
             if call is None:
                 return
             self._guard(call)
-            self._guard(self._wake)
+            self._wake()
 
     def _until_wake(self) -> float:
         now = self._clock()
-        waits = [at - now for member in self._members if (at := member.wake_at) is not None]
+        waits = [at - now for member in self._members if (at := self._due(member)) is not None]
         return min(max(min(waits, default=_IDLE), 0.0), _IDLE)
 
-    def _wake(self, now: float) -> None:
+    def _wake(self) -> None:
+        now = self._clock()
         for member in self._members:
-            at = member.wake_at
-            if at is not None and now >= at:
-                member.wake(now)
+            at = self._due(member)
+            if at is not None and now >= at and not self._guard(member.wake):
+                # It may want to be woken at once again; without a pause it would keep the processor busy.
+                self._held[id(member)] = now + _IDLE
 
-    def _guard(self, call: Callable[[float], None]) -> None:
-        """One failing part must not take the others with it."""
+    def _due(self, member: Member) -> float | None:
+        at = member.wake_at
+        held = self._held.get(id(member))
+        if at is None or held is None:
+            return at
+        if self._clock() >= held:
+            del self._held[id(member)]
+        return max(at, held)
+
+    def _guard(self, call: Callable[[float], None]) -> bool:
+        """Whether the call went well. One failing part must not take the others with it."""
         try:
             call(self._clock())
         except MarramError as error:
             log.error("%s", error)
         except Exception:
             log.exception("a background task failed")
+        else:
+            return True
+        return False

@@ -22,4 +22,4 @@ def notify(**fields: str) -> None:
 def watchdog_period() -> float | None:
     """Seconds between two signs of life that systemd waits for, halved for safety; None without one."""
     micros = os.environ.get("WATCHDOG_USEC", "")
-    return int(micros) / 2e6 if micros.isdigit() and int(micros) > 0 else None
+    return int(micros) / 2e6 if micros.isdecimal() and int(micros) > 0 else None

@@ -52,7 +52,10 @@ def status(config: Agent, parts: Parts) -> dict[str, Any]:
             }
             for name, sensor in parts.sensors.items()
         },
-        "outputs": {name: {"errors": pipeline.output_errors.get(name, 0)} for name in pipeline.outputs},
+        "outputs": {
+            name: {"errors": pipeline.output_errors.get(name, 0), "unsent": getattr(output, "unsent", 0)}
+            for name, output in pipeline.outputs.items()
+        },
         "memory": {"rss": rss, "pss": pss},
     }
     if pipeline.store is not None:

@@ -6,6 +6,7 @@ is begun: a device with a bad card sector goes on working and its operator can s
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import sqlite3
@@ -38,12 +39,23 @@ def open_database(
             raise StorageError(
                 f"{path}: is damaged ({error}); bring back a copy of it, or move it away to begin without it"
             ) from error
-        aside = path.with_name(f"{path.name}.damaged-{int(time.time())}")
-        path.replace(aside)
-        for suffix in ("-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        aside = _unused(path.with_name(f"{path.name}.damaged-{int(time.time())}"))
+        try:
+            for suffix in ("", "-wal", "-shm"):
+                part = path.with_name(path.name + suffix)
+                if part.exists():
+                    part.replace(aside.with_name(aside.name + suffix))
+        except OSError as failure:
+            raise StorageError(
+                f"{path}: is damaged, and cannot be put aside: {failure.strerror}"
+            ) from failure
         log.error("%s is damaged (%s); it was put aside as %s and begun anew", path, error, aside.name)
         return _open(path, schema, durable)
+
+
+def _unused(path: Path) -> Path:
+    names = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    return next(name for name in itertools.chain((path,), names) if not name.exists())
 
 
 def _open(path: Path | str, schema: str, durable: bool) -> sqlite3.Connection:

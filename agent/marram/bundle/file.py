@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import struct
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ MANIFEST = "manifest.json"
 PARAMETERS = "parameters.safetensors"
 MAX_BYTES = 256 << 20
 _MAX_MANIFEST = 4 << 20
+_MOST_MEMBERS = 64
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -64,7 +66,8 @@ class Bundle:
         """The master parameters as one flat float32 vector in the manifest's order."""
         try:
             tensors = safetensors.numpy.load(self.members[PARAMETERS])
-        except safetensors.SafetensorError as error:
+        except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
+            # Not only its own error: a header may name a dtype that numpy lacks.
             raise BundleError(f"{self.source}: {PARAMETERS} cannot be read: {error}") from error
         parts: list[NDArray[np.float32]] = []
         for spec in self.manifest.parameters:
@@ -82,7 +85,11 @@ class Bundle:
 
 
 def split(manifest: Manifest, flat: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-    """The flat vector as named tensors (views), in the manifest's order."""
+    """The flat vector as named tensors (views), in the manifest's order. Raises BundleError."""
+    if flat.shape != (manifest.parameter_count,):
+        raise BundleError(
+            f"{manifest.name} has {manifest.parameter_count} parameters, {flat.shape[0]} values were given"
+        )
     tensors: dict[str, NDArray[np.float32]] = {}
     offset = 0
     for spec in manifest.parameters:
@@ -90,8 +97,6 @@ def split(manifest: Manifest, flat: NDArray[np.float32]) -> dict[str, NDArray[np
         size = int(np.prod(shape, dtype=np.int64))
         tensors[spec.name] = flat[offset : offset + size].reshape(shape)
         offset += size
-    if offset != flat.shape[0]:
-        raise BundleError(f"{manifest.name} has {offset} parameters, {flat.shape[0]} values were given")
     return tensors
 
 
@@ -112,7 +117,14 @@ def parse(data: bytes, source: str = "bundle") -> Bundle:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = _members(archive, source, len(data))
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, OverflowError, ValueError) as error:
+    except (
+        zipfile.BadZipFile,
+        NotImplementedError,
+        EOFError,
+        OverflowError,
+        ValueError,
+        struct.error,
+    ) as error:
         raise BundleError(f"{source}: is not a whole bundle (damaged or cut short): {error}") from error
     text = members.pop(MANIFEST, None)
     if text is None:
@@ -142,25 +154,32 @@ def encode(manifest: Manifest, members: dict[str, bytes]) -> bytes:
 
 def encode_parameters(manifest: Manifest, flat: NDArray[np.float32]) -> bytes:
     """The bytes of parameters.safetensors for a flat vector."""
-    tensors = {name: np.ascontiguousarray(part) for name, part in split(manifest, flat).items()}
+    # Not np.ascontiguousarray: it makes a vector of a scalar.
+    tensors = {name: np.array(part, np.float32) for name, part in split(manifest, flat).items()}
     data: bytes = safetensors.numpy.save(tensors)
     return data
 
 
 def _members(archive: zipfile.ZipFile, source: str, size: int) -> dict[str, bytes]:
-    members: dict[str, bytes] = {}
-    for info in archive.infolist():
+    infos = archive.infolist()
+    if len(infos) > _MOST_MEMBERS:
+        raise BundleError(f"{source}: has {len(infos)} members; a bundle has at most {_MOST_MEMBERS}")
+    seen = set()
+    for info in infos:
         name = info.filename
         if "/" in name or "\\" in name or name.startswith(".") or "\0" in name:
             raise BundleError(f"{source}: member {name!r}: a bundle holds plain file names only")
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 0x1:
             raise BundleError(f"{source}: member {name!r} is compressed or encrypted; bundles are stored")
-        if name in members:
+        if name in seen:
             raise BundleError(f"{source}: member {name!r} is there twice")
-        if info.file_size > size or (name == MANIFEST and info.file_size > _MAX_MANIFEST):
+        if name == MANIFEST and info.file_size > _MAX_MANIFEST:
             raise BundleError(f"{source}: member {name!r} claims {info.file_size} bytes")
-        members[name] = archive.read(info)
-    return members
+        seen.add(name)
+    if sum(info.file_size for info in infos) > size:
+        # Members may overlap in the file: read out one by one they could fill the memory.
+        raise BundleError(f"{source}: its members claim more bytes than the file has")
+    return {info.filename: archive.read(info) for info in infos}
 
 
 def _check_members(manifest: Manifest, members: dict[str, bytes], source: str) -> None:
@@ -178,8 +197,6 @@ def _check_members(manifest: Manifest, members: dict[str, bytes], source: str) -
             raise BundleError(f"{source}: program {role!r} names {entry.file!r}, which is not in the bundle")
     if manifest.parameters and PARAMETERS not in members:
         raise BundleError(f"{source}: the manifest lists parameters, but {PARAMETERS} is not in the bundle")
-    if manifest.task == "classify" and len(manifest.labels) < 2:
-        raise BundleError(f"{source}: a classify model needs at least two labels")
 
 
 def _check_tensors(source: str, entry: ProgramFile, program: Program) -> None:

@@ -7,6 +7,7 @@ would misread the file.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import msgspec
@@ -15,8 +16,10 @@ from marram.errors import BundleError
 from marram.programs.program import Tensor
 
 SCHEMA = 1
+_LONGEST = 1_000_000
+_MOST_PARAMETERS = 1 << 26
 
-Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$(?!\n)")]
 Task = Literal["classify", "reconstruct", "forecast", "regress"]
 Role = Literal["infer", "train", "evaluate", "predict"]
 
@@ -73,8 +76,8 @@ class Manifest(msgspec.Struct, frozen=True):
     task: Task
     channels: tuple[Channel, ...]
     rate: Annotated[float, msgspec.Meta(gt=0)]
-    length: Annotated[int, msgspec.Meta(gt=0)]
-    stride: Annotated[int, msgspec.Meta(gt=0)]
+    length: Annotated[int, msgspec.Meta(gt=0, le=_LONGEST)]
+    stride: Annotated[int, msgspec.Meta(gt=0, le=_LONGEST)]
     programs: dict[Role, ProgramFile]
     parameters: tuple[Tensor, ...]
     members: dict[str, str]
@@ -131,9 +134,41 @@ def parse(text: bytes) -> Manifest:
             raise BundleError(
                 f"manifest.json has schema {schema}, this version reads up to {SCHEMA}: upgrade marram"
             )
-        return msgspec.json.decode(text, type=Manifest)
-    except msgspec.MsgspecError as error:
+        manifest = msgspec.json.decode(text, type=Manifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"manifest.json is not valid: {error}") from error
+    for problem in _problems(manifest):
+        raise BundleError(f"manifest.json is not valid: {problem}")
+    return manifest
+
+
+def _problems(manifest: Manifest) -> Iterator[str]:
+    """What no single field can tell."""
+    channels, labels = manifest.channel_names, manifest.labels
+    if not channels or len(set(channels)) < len(channels):
+        yield "a model has at least one channel, and each has a name of its own"
+    if len(set(labels)) < len(labels):
+        yield "a label stands twice in `labels`"
+    if manifest.task == "classify" and len(labels) < 2:
+        yield "a classify model needs at least two labels"
+    for tensor in manifest.parameters:
+        if any(size < 0 for size in _fixed(tensor)):
+            yield f"parameter {tensor.name!r} has the shape {tensor.shape}"
+    if manifest.parameter_count > _MOST_PARAMETERS:
+        yield f"it lists {manifest.parameter_count} parameters; a device takes at most {_MOST_PARAMETERS}"
+    window = (len(channels), manifest.length)
+    for role, entry in manifest.programs.items():
+        for tensor in entry.inputs:
+            if tensor.name == "x" and not _takes(tensor.shape, window):
+                yield (
+                    f"program {role!r} takes x of shape {tensor.shape}, but a window has "
+                    f"{window[0]} channels and {window[1]} samples"
+                )
+
+
+def _takes(shape: tuple[int | str, ...], window: tuple[int, int]) -> bool:
+    sizes = zip(shape[1:], window, strict=False)
+    return len(shape) == 3 and all(isinstance(size, str) or size == want for size, want in sizes)
 
 
 class _SchemaOnly(msgspec.Struct):

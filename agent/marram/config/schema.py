@@ -39,12 +39,14 @@ else:
 Problems = Iterable[tuple[tuple[str | int, ...], str]]
 
 DeviceName = Annotated[
-    str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,47}$", examples=["press-07", "ward3.bed12"])
+    str,
+    msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,47}$(?!\n)", examples=["press-07", "ward3.bed12"]),
 ]
 QuietHours = Annotated[
     str,
     msgspec.Meta(
-        pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$", examples=["22:00-06:00", "12:30-13:15"]
+        pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$(?!\n)",
+        examples=["22:00-06:00", "12:30-13:15"],
     ),
 ]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]

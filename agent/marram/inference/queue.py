@@ -33,14 +33,15 @@ class WindowQueue:
     def put(self, windows: Windows, live: bool) -> None:
         """Add windows; with ``live`` the oldest make room, else this waits until there is some."""
         with self._changed:
-            if not live:
-                self._changed.wait_for(lambda: self._closed or self._waiting < self._limit)
-            self.received += len(windows)
-            self._blocks.append((windows, time.monotonic()))
-            self._waiting += len(windows)
             if live:
+                self._append(windows)
                 self._drop_oldest()
-            self._changed.notify_all()
+                return
+            while len(windows):
+                self._changed.wait_for(lambda: self._closed or self._waiting < self._limit)
+                room = len(windows) if self._closed else self._limit - self._waiting
+                self._append(windows[slice(0, room)])
+                windows = windows[slice(room, None)]
 
     def take(self, most: int, timeout: float | None = None) -> tuple[Windows, NDArray[np.float64]] | None:
         """Up to ``most`` windows and the arrival time of each; None after ``timeout`` or when closed."""
@@ -74,6 +75,12 @@ class WindowQueue:
     @property
     def closed(self) -> bool:
         return self._closed
+
+    def _append(self, windows: Windows) -> None:
+        self.received += len(windows)
+        self._blocks.append((windows, time.monotonic()))
+        self._waiting += len(windows)
+        self._changed.notify_all()
 
     def _drop_oldest(self) -> None:
         while self._waiting > self._limit:

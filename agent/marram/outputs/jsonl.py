@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,7 +62,8 @@ class JsonlOutput:
             while rest:
                 rest = rest[self._file.write(rest) or 0 :]
         except OSError:
-            os.ftruncate(self._file.fileno(), self._size)
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file.fileno(), self._size)
             raise
         self._size += len(data)
 

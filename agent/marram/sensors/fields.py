@@ -78,9 +78,13 @@ def parse_time(value: object, unit: TimeUnit) -> float:
 
 
 class FieldMapper:
-    """Applies one mapping to messages; keeps the counters and the newest time."""
+    """Applies one mapping to messages; keeps the counters and the newest time.
 
-    def __init__(self, config: FieldsConfig) -> None:
+    A reading a little older than the newest is left out and counted. One older by more than ``max_gap``
+    (seconds) is passed on as a clock that was set back: else one wild time stamp would silence the sensor.
+    """
+
+    def __init__(self, config: FieldsConfig, max_gap: float) -> None:
         self.counters = {"messages": 0, "malformed": 0, "backwards": 0}
         self.first_malformed = ""
         self.channels = tuple(config.mapping)
@@ -90,6 +94,7 @@ class FieldMapper:
         self._readings = _split(config.readings) if config.readings is not None else None
         self._label = _split(config.label) if config.label is not None else None
         self._newest = -math.inf
+        self._max_gap = max_gap
 
     def malformed(self, reason: str) -> None:
         """Count a message that could not even be decoded."""
@@ -117,7 +122,7 @@ class FieldMapper:
                 except MalformedError as error:
                     self.malformed(str(error))
                     continue
-                if time < self._newest:
+                if self._newest - self._max_gap <= time < self._newest:
                     self.counters["backwards"] += 1
                     continue
                 self._newest = time
@@ -126,7 +131,8 @@ class FieldMapper:
                 labels.append(label)
         if not times:
             return None
-        values = np.ascontiguousarray(np.array(rows, dtype=np.float32).T)
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, which cleaning takes for missing
+            values = np.ascontiguousarray(np.array(rows, dtype=np.float32).T)
         return Samples(
             np.array(times, dtype=np.float64),
             values,

@@ -65,7 +65,7 @@ class MqttSensor:
     def __init__(self, config: MqttConfig, context: SensorContext, make_client: Callable[[int], Any]) -> None:
         self.name = config.name
         self._config = config
-        self._mapper = FieldMapper(config)
+        self._mapper = FieldMapper(config, context.max_gap)
         self.channels = self._mapper.channels
         self.counters = self._mapper.counters
         self.counters |= {"dropped": 0, "connected": 0, "refused": 0}

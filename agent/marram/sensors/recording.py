@@ -143,7 +143,8 @@ class Recording:
             return None
         if table.shape[0] != len(lines) or not np.isfinite(time).all():
             return None
-        values = np.ascontiguousarray(table[:, -len(self._columns) :].T, dtype=np.float32)
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, which cleaning takes for missing
+            values = np.ascontiguousarray(table[:, -len(self._columns) :].T, dtype=np.float32)
         return Rows(time, values, self._labels(lines))
 
     def _times(self, lines: list[str], table: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -181,7 +182,8 @@ class Recording:
             times.append(time)
             rows.append(row)
             labels.append(label)
-        values = np.array(rows, dtype=np.float32).reshape(len(rows), len(self._columns)).T
+        with np.errstate(over="ignore"):
+            values = np.array(rows, dtype=np.float32).reshape(len(rows), len(self._columns)).T
         return Rows(
             np.array(times, dtype=np.float64),
             np.ascontiguousarray(values),

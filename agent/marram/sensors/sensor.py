@@ -14,7 +14,7 @@ from marram.registry import Registry
 from marram.stream.blocks import Samples
 
 Name = Annotated[
-    str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$", examples=["watch", "press_07"])
+    str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$(?!\n)", examples=["watch", "press_07"])
 ]
 
 

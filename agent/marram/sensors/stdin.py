@@ -35,7 +35,7 @@ class StdinSensor:
 
     def __init__(self, config: StdinConfig, context: SensorContext, descriptor: int) -> None:
         self.name = config.name
-        self._mapper = FieldMapper(config)
+        self._mapper = FieldMapper(config, context.max_gap)
         self.channels = self._mapper.channels
         self.counters = self._mapper.counters
         self._clock = context.clock

@@ -56,9 +56,10 @@ class _Channel:
     def clean(self, time: Times, raw: Values, row: Values, flagged: Flags) -> None:
         """Write the cleaned channel to ``row`` and add to ``flagged``, both (n,)."""
         config = self._config
-        np.multiply(raw, np.float32(config.scale), out=row)
-        if config.offset:
-            row += np.float32(config.offset)
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.multiply(raw, np.float32(config.scale), out=row)
+            if config.offset:
+                row += np.float32(config.offset)
         present = np.isfinite(row)
         if not present.all():
             row[~present] = np.nan
@@ -104,9 +105,9 @@ class _StuckRule:
         if not time.size:
             return np.zeros(0, dtype=np.bool_)
         before = np.concatenate(([self._value], raw[:-1]))
-        gap = np.diff(time, prepend=self._newest) > self._max_gap
-        # NaN differs from NaN, so a missing value always begins anew. A clock that went back does too.
-        begins = (raw != before) | gap | (np.diff(time, prepend=-np.inf) < 0) | (time < self._since)
+        step = np.diff(time, prepend=self._newest)
+        # NaN differs from NaN, so a missing value begins anew. A gap and a clock that went back do too.
+        begins = (raw != before) | (step > self._max_gap) | (step < 0)
         index = np.maximum.accumulate(np.where(begins, np.arange(time.size), -1))
         since = np.where(index >= 0, time[index], self._since)
         self._value, self._since, self._newest = raw[-1], float(since[-1]), float(time[-1])

@@ -150,8 +150,9 @@ class Clock:
     def _take(self, track: _Track, time: Times, values: Values, flagged: Flags, codes: Codes) -> list[Ticks]:
         if not time.size:
             return []
-        if self._origin is not None and time[0] < (due := self._time(self._next) - self._tolerance):
-            self.counters["late"] += int(np.searchsorted(time, due))
+        # A sample between the newest tick and the next one is not late: the next one is drawn from it.
+        if self._origin is not None and time[0] < (made := self._time(self._next - 1) - self._tolerance):
+            self.counters["late"] += int(np.searchsorted(time, made))
         track.append(time, values, flagged, codes)
         track.newest = float(time[-1])
         track.ended = False
@@ -202,6 +203,8 @@ class Clock:
         alive = [track for track in self._tracks.values() if track.time.size and track.newest >= until]
         if not alive or (not math.isfinite(until) and not final):
             return False
+        if len(alive) > 1 and not final and any(track.time.size < 2 and not track.ended for track in alive):
+            return False
         begin = max(float(track.time[0]) for track in alive)
         leader = min(alive, key=self._strangeness)
         index = int(np.searchsorted(leader.time, begin))
@@ -215,11 +218,13 @@ class Clock:
         return True
 
     def _strangeness(self, track: _Track) -> float:
-        """How far a sensor's own rate is from the grid's: the nearest sets the phase."""
+        """How far a sensor's own rate is from the grid's: the nearest sets the phase.
+
+        Its first two samples tell, so that the phase does not depend on how many came in the first block.
+        """
         if track.time.size < 2:
             return math.inf
-        spacing = float(track.time[-1] - track.time[0]) / (track.time.size - 1)
-        return round(abs(math.log(spacing * self._rate)), 3)
+        return round(abs(math.log(float(track.time[1] - track.time[0]) * self._rate)), 3)
 
     def _run_end(self, until: float) -> float | None:
         """The last sample before the first stretch without any, or None."""
@@ -234,7 +239,7 @@ class Clock:
 
     def _emit(self, until: float) -> Ticks | None:
         assert self._origin is not None
-        first, last = self._next, math.floor((until - self._origin) * self._rate + TOLERANCE)
+        first, last = self._next, self._last_tick(until)
         if last < first:
             return None
         tick = self._origin + np.arange(first, last + 1) / self._rate
@@ -252,12 +257,23 @@ class Clock:
         self._next = last + 1
         return Ticks(self._origin, first, first == 0, values, flagged, codes)
 
+    def _last_tick(self, until: float) -> int:
+        """The last tick that has a sample at ``until``, by the very comparison that finds the sample."""
+        assert self._origin is not None
+        guess = math.floor((until - self._origin) * self._rate + TOLERANCE)
+        return max(
+            tick for tick in range(guess - 1, guess + 2) if self._time(tick) - self._tolerance <= until
+        )
+
     def _resample(self, track: _Track, tick: Times) -> tuple[Values, Flags, Codes]:
         """The track at the ticks: (channels of the track, n), (n,), (n,)."""
         time, n, size = track.time, track.time.size, tick.size
         start = int(np.searchsorted(time, tick[0] - self._tolerance))
         same = slice(start, start + size)
-        if start + size <= n and np.abs(time[same] - tick).max() <= self._tolerance:
+        if (
+            start + size <= n
+            and ((time[same] >= tick - self._tolerance) & (time[same] <= tick + self._tolerance)).all()
+        ):
             return track.values[:, same], track.flagged[same], track.codes[same]
         values = np.full((len(track.rows), size), np.nan, dtype=np.float32)
         flagged = np.zeros(size, dtype=np.bool_)

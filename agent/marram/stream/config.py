@@ -11,7 +11,7 @@ from marram.config.values import Duration
 
 Missing = Literal["interpolate", "hold", "flag", "drop"]
 
-Source = Annotated[str, msgspec.Meta(pattern=r"^[^.]+\..+$", examples=["watch.ax"])]
+Source = Annotated[str, msgspec.Meta(pattern=r"^[^.]+\..+$(?!\n)", examples=["watch.ax"])]
 
 
 class ChannelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

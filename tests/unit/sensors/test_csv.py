@@ -58,6 +58,12 @@ def test_the_shipped_recordings_are_read_with_labels():
     assert np.isfinite(samples.values).all()
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("cell", ["1e300", '"1e300"'])
+def test_a_number_too_large_for_the_model_is_infinite(tmp_path, cell):
+    assert read_all(open_csv(write(tmp_path, f"time,a\n0,{cell}\n1,2\n"))).values.tolist() == [[np.inf, 2]]
+
+
 def test_columns_name_the_channels_and_their_order(tmp_path):
     sensor = open_csv(write(tmp_path, PLAIN), columns={"second": "b", "first": "a"})
     assert sensor.channels == ("second", "first")

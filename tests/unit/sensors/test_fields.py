@@ -11,7 +11,7 @@ from marram.sensors.stdin import StdinConfig
 
 
 def mapper(channels, **keys):
-    return FieldMapper(StdinConfig(name="pipe", channels=channels, **keys))
+    return FieldMapper(StdinConfig(name="pipe", channels=channels, **keys), max_gap=2.0)
 
 
 def values(mapper, *messages):
@@ -61,6 +61,13 @@ def test_readings_that_go_backwards_are_counted_and_left_out():
     assert own.counters == {"messages": 4, "malformed": 0, "backwards": 1}
 
 
+def test_one_wild_time_stamp_does_not_silence_the_sensor():
+    own = mapper(("a",), time="t")
+    messages = [{"a": 1, "t": 5}, {"a": 2, "t": 1e300}, {"a": 3, "t": 6}, {"a": 4, "t": 5}, {"a": 5, "t": 7}]
+    assert values(own, *messages) == [[1], [2], [3], [5]]
+    assert own.counters["backwards"] == 1
+
+
 def test_labels_come_along():
     samples = mapper(("a",), label="what").samples(
         [(0, [{"a": 1, "what": "ER"}, {"a": 2}, {"a": 3, "what": 4}])]
@@ -91,8 +98,12 @@ def test_a_message_that_does_not_fit_is_counted_with_the_first_reason(message, w
     assert own.first_malformed.startswith(words)
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_number_too_large_for_a_float_is_an_impossible_value_and_no_error():
-    assert values(mapper(("a", "b")), {"a": 10**400, "b": 1}) == [[math.inf, 1]]
+    assert values(mapper(("a", "b")), {"a": 10**400, "b": 1}, {"a": 1e300, "b": 2}) == [
+        [math.inf, 1],
+        [math.inf, 2],
+    ]
 
 
 def test_what_lies_where_the_readings_should_be_is_said():
@@ -135,6 +146,7 @@ def test_any_messages_at_all_give_samples_or_are_counted(messages, channels, key
         assert samples.values.shape == (len(own.channels), len(samples))
         assert samples.values.dtype == np.float32
         assert np.isfinite(samples.time).all()
-        assert (np.diff(samples.time) >= 0).all()
+        back = np.diff(samples.time) < 0
+        assert (np.diff(samples.time)[back] < -2.0).all()
     if own.counters["malformed"]:
         assert own.first_malformed

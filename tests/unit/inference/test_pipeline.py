@@ -1,0 +1,219 @@
+"""Samples to outputs: every window is predicted, waiting or counted, whatever fails or is swapped."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from marram.bundle.file import parse
+from marram.errors import OutputError, ProgramError
+from marram.inference.model import Model, int8_model
+from marram.inference.pipeline import Pipeline
+from marram.inference.queue import WindowQueue
+from marram.programs.program import ProgramOptions
+from marram.stream.blocks import Samples
+from marram.stream.config import StreamConfig
+from marram.stream.stream import Stream
+
+from tests.support import models
+
+PATIENCE = 30.0
+
+
+class Kept:
+    """An output that keeps what it is told, or fails."""
+
+    def __init__(self, error=None):
+        self.predictions, self.error = [], error
+
+    def write(self, predictions):
+        if self.error is not None:
+            raise self.error
+        self.predictions += predictions
+
+    def close(self):
+        return None
+
+
+def tiny(weight=1.0, version="1"):
+    return int8_model(parse(models.bundle(models.classifier(weight), version=version)), ProgramOptions())
+
+
+class Running:
+    """A pipeline of the tiny model with its inference thread."""
+
+    def __init__(self, model, limit=10_000, live=True, **outputs):
+        sensors = {"s": models.CHANNELS}
+        replays = () if live else ("s",)
+        stream = Stream(models.CHANNELS, 10.0, 4, 4, models.LABELS, sensors, StreamConfig(), replays=replays)
+        self.live, self.fed = live, 0
+        self.pipeline = Pipeline(stream, models.LABELS, WindowQueue(limit), model, outputs, None, 16)
+        self.thread = threading.Thread(target=self.pipeline.run, daemon=True)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.end()
+
+    def feed(self, windows, value=1.0):
+        count = 4 * windows
+        time_ = (self.fed + np.arange(count)) / 10
+        self.fed += count
+        samples = Samples(time_, np.full((2, count), value, np.float32))
+        self.pipeline.feed("s", samples, self.live, threading.Event())
+
+    def end(self):
+        self.pipeline.queue.close()
+        self.thread.join(PATIENCE)
+        assert not self.thread.is_alive()
+
+
+def test_predictions_reach_every_output_in_order():
+    one, two = Kept(), Kept()
+    with Running(tiny(), one=one, two=two) as running:
+        running.feed(3, 1.0)
+        running.feed(2, -1.0)
+        running.end()
+        pipeline = running.pipeline
+    assert [p.label for p in one.predictions] == ["high"] * 3 + ["low"] * 2
+    assert two.predictions == one.predictions
+    assert pipeline.last == one.predictions[-1]
+    assert (pipeline.predicted, pipeline.queue.received, pipeline.failed) == (5, 5, 0)
+    assert pipeline.latency_us()[1] >= pipeline.latency_us()[0] > 0
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_swap_loses_no_window(live):
+    """Windows are counted under continuous feeding with a swap between any two batches."""
+    kept = Kept()
+    candidates = [tiny(1.0, "1"), tiny(-1.0, "2"), tiny(2.0, "3")]
+    with Running(candidates[0], limit=2000 if live else 50, live=live, out=kept) as running:
+        swapping = threading.Event()
+
+        def swap():
+            number = 0
+            while not swapping.is_set():
+                number += 1
+                running.pipeline.swap(candidates[number % 3])
+                time.sleep(0.0005)
+
+        thread = threading.Thread(target=swap)
+        thread.start()
+        for _ in range(400):
+            running.feed(5)
+            if live:
+                while len(running.pipeline.queue) > 1000:
+                    time.sleep(0.001)
+        swapping.set()
+        thread.join(PATIENCE)
+        running.end()
+        pipeline = running.pipeline
+    assert pipeline.swaps > 50
+    assert (pipeline.queue.received, pipeline.queue.dropped, pipeline.failed, pipeline.unscored) == (
+        2000,
+        0,
+        0,
+        0,
+    )
+    assert [p.start for p in kept.predictions] == pytest.approx([0.4 * n for n in range(2000)])
+    assert {p.model for p in kept.predictions} == {"tiny 1", "tiny 2", "tiny 3"}
+    # Each prediction is wholly of one model: the second one turns the labels around.
+    assert {(p.model, p.label) for p in kept.predictions} == {
+        ("tiny 1", "high"),
+        ("tiny 2", "low"),
+        ("tiny 3", "high"),
+    }
+
+
+def test_a_slow_model_drops_the_oldest_live_windows_and_counts_them():
+    gate, kept = threading.Event(), Kept()
+    quick = tiny()
+
+    def slow(x):
+        gate.wait(PATIENCE)
+        return quick.run(x)
+
+    with Running(Model(quick.manifest, "slow", slow), limit=20, out=kept) as running:
+        for _ in range(30):
+            running.feed(2)
+        gate.set()
+        running.end()
+        queue = running.pipeline.queue
+    assert queue.received == 60
+    assert queue.dropped >= 60 - 20 - 16
+    assert len(kept.predictions) == 60 - queue.dropped
+    assert kept.predictions[-1].start == pytest.approx(0.4 * 59)
+
+
+def test_windows_that_are_behind_are_predicted_in_batches():
+    batches, quick = [], tiny()
+
+    def counting(x):
+        batches.append(len(x))
+        return quick.run(x)
+
+    running = Running(Model(quick.manifest, "counting", counting))
+    running.feed(40)
+    with running:
+        running.end()
+    assert batches == [16, 16, 8]
+
+
+def test_without_a_model_windows_are_counted_and_a_swap_begins_to_predict():
+    kept = Kept()
+    with Running(None, out=kept) as running:
+        running.feed(3)
+        while running.pipeline.unscored < 3:
+            time.sleep(0.001)
+        running.pipeline.swap(tiny())
+        running.feed(2)
+        running.end()
+    assert len(kept.predictions) == 2
+    assert running.pipeline.unscored == 3
+
+
+@pytest.mark.parametrize("error", [OutputError("the disk is full"), RuntimeError("a plugin's own mistake")])
+def test_an_output_that_fails_is_counted_and_the_others_go_on(error):
+    kept = Kept()
+    with Running(tiny(), bad=Kept(error), good=kept) as running:
+        for _ in range(3):
+            running.feed(1)
+        running.end()
+    assert len(kept.predictions) == 3
+    assert 1 <= running.pipeline.output_errors["bad"] <= 3
+    assert "good" not in running.pipeline.output_errors
+
+
+def test_windows_that_the_model_cannot_take_are_counted_and_the_next_ones_are_predicted():
+    kept, quick = Kept(), tiny()
+
+    def moody(x):
+        if x[0, 0, 0] < 0:
+            raise ProgramError("not these")
+        return quick.run(x)
+
+    with Running(Model(quick.manifest, "moody", moody), out=kept) as running:
+        running.feed(2, -1.0)
+        while running.pipeline.failed < 2:
+            time.sleep(0.001)
+        running.feed(3, 1.0)
+        running.end()
+    assert running.pipeline.failed == 2
+    assert len(kept.predictions) == 3
+
+
+def test_a_label_is_known_or_not():
+    pipeline = Running(tiny()).pipeline
+    assert pipeline.label("high", 0, 5)
+    assert not pipeline.label("tall", 0, 5)
+
+
+def test_a_replay_that_ends_gives_its_last_windows():
+    kept = Kept()
+    with Running(tiny(), live=False, out=kept) as running:
+        running.feed(2)
+        running.pipeline.ended("s")
+        running.end()
+    assert len(kept.predictions) == 2
