@@ -11,6 +11,7 @@ import random
 from dataclasses import dataclass, field
 
 import numpy as np
+from marram.errors import StorageError
 from marram.learning import journal as journals
 from marram.learning import participant as machine
 from marram.learning.journal import Journal
@@ -91,7 +92,8 @@ class Machine:
         self.armed = 0.0
         try:
             self.start_up()
-        except Crash:
+        except (Crash, StorageError):
+            # A process that cannot begin ends, and is started again by its supervisor.
             self.crash()
 
     def start_up(self) -> None:
