@@ -6,6 +6,7 @@ import heapq
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 
 
 @dataclass
@@ -125,6 +126,7 @@ class Broker:
         return self.random.expovariate(1 / self.weather.delay)
 
 
+@cache
 def matches(pattern: str, topic: str) -> bool:
     """MQTT's topic filter, for the ``+`` that Marram uses."""
     wanted, found = pattern.split("/"), topic.split("/")
