@@ -44,6 +44,13 @@ def project(folder, model=LINEAR, yaml=YAML, code=None, windows=None):
     return folder
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A built project: its folder, and the bundle's file."""
+    folder = project(tmp_path_factory.mktemp("module") / "small")
+    return folder, build(folder).path
+
+
 # ---- good projects
 
 
@@ -94,8 +101,8 @@ def test_every_required_operator_can_be_trained(tmp_path):
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_the_step_is_sgd_with_momentum_and_a_proximal_term_as_pytorch_does_it(tmp_path):
-    bundle = read(build(project(tmp_path / "small")).path)
+def test_the_step_is_sgd_with_momentum_and_a_proximal_term_as_pytorch_does_it(small):
+    bundle = read(small[1])
     step, start = bundle.program("train"), bundle.parameters()
     module = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
     with torch.no_grad():
@@ -119,14 +126,14 @@ def test_the_step_is_sgd_with_momentum_and_a_proximal_term_as_pytorch_does_it(tm
         near = sum(((now - old) ** 2).sum() for now, old in zip(module.parameters(), anchor, strict=True))
         (loss + 0.25 * near).backward()
         optimiser.step()
-        assert float(out["loss"]) == pytest.approx(float(loss), abs=1e-5)
+        assert float(out["loss"]) == pytest.approx(loss.item(), abs=1e-5)
     flat = torch.cat([value.detach().reshape(-1) for value in module.parameters()]).numpy()
     np.testing.assert_allclose(parameters, flat, atol=1e-5)
 
 
-def test_the_same_project_gives_the_same_bytes(tmp_path):
-    folder = project(tmp_path / "small")
-    first = build(folder).path.read_bytes()
+def test_the_same_project_gives_the_same_bytes(small, tmp_path):
+    folder, path = small
+    first = path.read_bytes()
     assert build(folder, tmp_path / "again.marram").path.read_bytes() == first
     assert parse(first).manifest.labels == ("x", "y", "z")
 
