@@ -267,7 +267,7 @@ class World:
         self.stormy = True
         self.crash_chance = self.random.choice([0.0, 0.01, 0.04])
         self.fault_chance = self.random.choice([0.0, 0.0, 0.02])
-        self.hostile_pause = self.random.choice([None, 10.0, 60.0])
+        hostile = self.random.choice([0.0, 0.005, 0.03])
         self.minimum = self.random.randint(1, devices)
         self.chain = self.random.choice(CHAINS)
         self.update_chain = self.random.choice(["float32", "rotate(16)|quantise(4,16)"])
@@ -277,6 +277,9 @@ class World:
         self.clock = Clock(fleet().certificate.not_valid_before_utc.timestamp() + 10 * 86400)
         weather = Weather(loss, double, self.random.choice([0.02, 1.0, 8.0]))
         self.broker = Broker(self.clock, weather, self.random)
+        self.broker.listener = Attacker(
+            self.broker, self.clock, self.random, hostile, lambda: self.stormy
+        ).hears
         self.ledger_disk = new_disk(ledgers.SCHEMA)
         self.aggregator = Aggregator(self, "aggregator", self.ledger_disk)
         self.devices = [
@@ -294,8 +297,6 @@ class World:
         self.clock.at(self.clock.now + self.random.uniform(0, 60), self.aggregator.boot)
         for device in self.devices:
             self.clock.at(self.clock.now + self.random.uniform(0, 60), device.boot)
-        if self.hostile_pause is not None:
-            Attacker(self.broker, self.clock, self.random, self.hostile_pause, lambda: self.stormy).begin()
         end = self.clock.now + hours * 3600
         self.clock.run(end, self.finished)
         self.stormy = False
