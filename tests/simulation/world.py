@@ -266,7 +266,7 @@ class World:
         self.random = random.Random(seed)
         self.stormy = True
         self.crash_chance = self.random.choice([0.0, 0.01, 0.04])
-        self.fault_chance = self.random.choice([0.0, 0.0, 0.02])
+        self.fault_chance = self.random.choice([0.0, 0.05])
         hostile = self.random.choice([0.0, 0.005, 0.03])
         self.minimum = self.random.randint(1, devices)
         self.chain = self.random.choice(CHAINS)
