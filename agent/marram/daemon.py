@@ -7,7 +7,9 @@ when there is a network.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import queue
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +18,7 @@ from contextlib import ExitStack
 from marram.assembly import Parts, assemble
 from marram.config.schema import Agent
 from marram.control import ControlServer, Handler
-from marram.errors import MarramError, SensorError
+from marram.errors import MarramError, SensorEndedError, SensorError
 from marram.notify import notify, watchdog_period
 from marram.sensors.sensor import Sensor
 from marram.status import status
@@ -40,6 +42,8 @@ class Daemon:
     def __init__(self, config: Agent) -> None:
         self._config = config
         self._stop = threading.Event()
+        # Not the event: a signal handler that sets what its own thread waits for can wait for ever.
+        self._asked: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._broken = ""
         self._parts = assemble(config)
         self._running_sensors = set(self._parts.sensors)
@@ -47,7 +51,7 @@ class Daemon:
 
     def stop(self) -> None:
         """Ask for the end; may be called from a signal handler."""
-        self._stop.set()
+        self._asked.put(None)
 
     def run(self) -> None:
         """Live."""
@@ -87,7 +91,7 @@ class Daemon:
             name = threading.current_thread().name
             log.exception("the %s stage broke", name)
             self._broken = f"the {name} stage broke: {error!r}; the log has the details"
-            self._stop.set()
+            self.stop()
             self._parts.pipeline.queue.close()
 
     def _read(self, sensor: Sensor) -> None:
@@ -100,19 +104,24 @@ class Daemon:
                     delay = _RETRY_FIRST
                     self._parts.sensor_errors.pop(sensor.name, None)
                 break
+            except SensorEndedError as error:
+                log.error("sensor %s has ended: %s", sensor.name, error)
+                self._parts.sensor_errors[sensor.name] = str(error)
+                break
             except Exception as error:
                 # SensorError or not: the other sensors go on, and this one is tried again.
                 log.error(
                     "sensor %s: %s; trying again in %.0f s", sensor.name, error, delay,
                     exc_info=not isinstance(error, SensorError),
                 )  # fmt: skip
-                self._parts.sensor_errors[sensor.name] = str(error)
-                self._stop.wait(delay)
-                delay = min(delay * 2, _RETRY_LAST)
+                said = str(error) if isinstance(error, SensorError) else f"{type(error).__name__}: {error}"
+                self._parts.sensor_errors[sensor.name] = said
+            self._stop.wait(delay)
+            delay = min(delay * 2, _RETRY_LAST)
         pipeline.ended(sensor.name)
         self._running_sensors.discard(sensor.name)
         if not self._running_sensors and self._alone:
-            self._stop.set()
+            self.stop()
 
     @property
     def _alone(self) -> bool:
@@ -122,7 +131,10 @@ class Daemon:
     def _watch(self, parts: Parts) -> None:
         """Until the end is asked for; systemd's watchdog is fed by the progress of every stage."""
         period = watchdog_period()
-        while not self._stop.wait(period if period is not None else 3600.0):
+        while True:
+            with contextlib.suppress(queue.Empty):
+                self._asked.get(timeout=period)
+                return
             now = time.monotonic()
             stages = {"inference": parts.pipeline.beat, "background": parts.loop.beat}
             stalled = [name for name, beat in stages.items() if now - beat > _STALLED]

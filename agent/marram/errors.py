@@ -17,6 +17,10 @@ class SensorError(MarramError):
     """A sensor cannot be opened or read, or gives what it may not give."""
 
 
+class SensorEndedError(SensorError):
+    """A sensor has ended for good: reading it once more would only give the same again."""
+
+
 class OutputError(MarramError):
     """An output cannot take predictions."""
 

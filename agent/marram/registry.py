@@ -83,6 +83,10 @@ class Registry(Generic[C, T]):
                 continue
             if plugin is not None:
                 plugins.setdefault(plugin.name, plugin)
+            elif not target.startswith(f"{self._package}."):
+                broken.setdefault(
+                    name, f"{target} has no {self._base.__name__} with a tag of its own, or no function open"
+                )
         return plugins, broken
 
     def _targets(self) -> Iterator[tuple[str, str]]:

@@ -44,7 +44,12 @@ def status(config: Agent, parts: Parts) -> dict[str, Any]:
         "last": msgspec.to_builtins(pipeline.last) if pipeline.last else None,
         "stream": pipeline.stream.counters(),
         "sensors": {
-            name: {"counters": dict(sensor.counters), "error": parts.sensor_errors.get(name)}
+            name: {
+                "counters": dict(sensor.counters),
+                "error": parts.sensor_errors.get(name),
+                "first_malformed": getattr(sensor, "first_malformed", "") or None,
+                "last_refusal": getattr(sensor, "last_refusal", "") or None,
+            }
             for name, sensor in parts.sensors.items()
         },
         "outputs": {name: {"errors": pipeline.output_errors.get(name, 0)} for name in pipeline.outputs},
@@ -128,6 +133,13 @@ def text(answer: dict[str, Any]) -> str:
         )
         lines.append(f"release   {answer['release']['state']}")
     for name, sensor in answer["sensors"].items():
-        if sensor["error"]:
-            lines.append(f"sensor    {name}: {sensor['error']}")
+        lines += [
+            f"sensor    {name}: {words}{sensor[key]}"
+            for key, words in (
+                ("error", ""),
+                ("last_refusal", "the broker refused: "),
+                ("first_malformed", f"{sensor['counters'].get('malformed')} malformed, the first: "),
+            )
+            if sensor[key]
+        ]
     return "\n".join(lines)

@@ -29,7 +29,8 @@ from marram_cloud.rounds.service import Model, Service
 log = logging.getLogger(__name__)
 
 _BATCH = 256
-_SESSION = 7 * 86400
+# More than that waits at the broker: a flood of deltas must not fill this process's memory.
+_RECEIVE_MAXIMUM = 256
 _IDLE = 5.0
 _CONNECT = 20.0
 _OWED_AGAIN = 0.5
@@ -41,13 +42,16 @@ def open_ledger(config: Aggregator) -> Ledger:
 
 
 def open_link(
-    config: Aggregator, identity: Identity, name: str, session: int, listener: Callable[[LinkEvent], None]
+    config: Aggregator, identity: Identity, name: str, listener: Callable[[LinkEvent], None]
 ) -> MqttLink:
-    """A connection to the region's broker as the aggregator."""
+    """A connection to the region's broker as the aggregator.
+
+    Every session is a new one: devices send again whatever they have no receipt for, and brokers differ in
+    what a resumed session brings (rumqttd leaves retained messages out).
+    """
     options = Options(
         client_id=f"{identity.subject.region}-{name}",
-        session=session,
-        manual_ack=session > 0,
+        receive_maximum=_RECEIVE_MAXIMUM,
         tls=identity.tls(),
     )
     return MqttLink(Broker.parse(config.broker.url), options, listener)
@@ -67,7 +71,7 @@ class Runner:
         if "train" not in manifest.programs:
             raise MarramError(f"{config.bundle}: has no 'train' program, so there is nothing to learn")
         self._topics = Topics(identity.subject.fleet, identity.subject.region)
-        self._link = open_link(config, identity, "aggregator", _SESSION, self._events.put)
+        self._link = open_link(config, identity, "aggregator", self._events.put)
         author = Author(identity.subject, identity.signer, (certificates.der(identity.certificate),))
         self._service = Service(
             ledger=self._ledger,
@@ -173,7 +177,7 @@ def publish_once(
         if isinstance(event, Up):
             up.set()
 
-    link = open_link(config, identity, f"release-{time.time_ns()}", 0, listen)
+    link = open_link(config, identity, f"release-{time.time_ns()}", listen)
     link.start()
     try:
         if not up.wait(_CONNECT):

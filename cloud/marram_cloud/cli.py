@@ -116,11 +116,11 @@ def _release(options: argparse.Namespace) -> int:
     evaluations = ledger.evaluations()
     if options.version is not None:
         metrics = [one for _, one in evaluations.get(options.version, ())]
-        chosen = choose.summarise(options.version, metrics) or choose.Evaluated(
-            options.version, 0, 0, 0.0, None
-        )
+        nobody = choose.Evaluated(options.version, 0, 0, 0.0, None)
+        chosen = choose.stretch([choose.summarise(options.version, metrics) or nobody])
     else:
-        chosen = choose.best(evaluations, ledger.kept_versions(), config.rounds.minimum_devices)
+        minimum, average = config.rounds.minimum_devices, config.release.average
+        chosen = choose.best(evaluations, ledger.kept_versions(), minimum, average)
     manifest = bundle.manifest
     calibration = read_calibration(config.release.calibration, len(manifest.channels), manifest.length)
     signer = make.read_release_key(config.release.key)
@@ -128,7 +128,8 @@ def _release(options: argparse.Namespace) -> int:
     older = ledger.latest_release()
     release = make.make(ledger, bundle, chosen, calibration, signer, topics, time.time())
     published = publish_once(config, topics, release, older)
-    print(f"{release.model} {release.version}: {len(release.bundle)} bytes, parameters {chosen.version}")
+    versions = f"{chosen.versions[0]} to {chosen.versions[-1]}" if chosen.versions[1:] else chosen.versions[0]
+    print(f"{release.model} {release.version}: {len(release.bundle)} bytes, parameters {versions}")
     if chosen.accuracy is not None:
         print(f"accuracy {chosen.accuracy:.3f} on the devices' own windows, before int8")
     if not published:
@@ -180,7 +181,9 @@ def _parser() -> argparse.ArgumentParser:
     rounds.add_argument("--json", action="store_true", help="everything, as JSON")
     rounds.add_argument("--last", type=int, default=20)
     released = command("release", _release, "Turn learnt parameters into an int8 release for the devices.")
-    released.add_argument("--version", type=int, help="of the parameters (default: the best evaluated)")
+    released.add_argument(
+        "--version", type=int, help="of the parameters (default: the mean of the best evaluated)"
+    )
     configured = (
         enrolled, revoked, rounds, released,
         command("devices", _devices, "List the devices."),

@@ -66,6 +66,7 @@ class Proxy:
         self.connections: list[Connection] = []
         self._open = threading.Event()
         self._open.set()
+        self._left: int | None = None
         self._passing = threading.Event()
         self._passing.set()
         threading.Thread(target=self._accept, daemon=True).start()
@@ -92,8 +93,13 @@ class Proxy:
         """Connections stay, but nothing passes: a half-dead network."""
         self._passing.clear()
 
+    def stall_after(self, size: int) -> None:
+        """Hold everything up once so many more bytes have gone to the clients."""
+        self._left = size
+
     def flow(self) -> None:
         """What was held up passes."""
+        self._left = None
         self._passing.set()
 
     def _accept(self) -> None:
@@ -123,8 +129,12 @@ class Proxy:
 
     def _pass(self, connection: Connection, source: socket.socket, target: socket.socket, flow: Flow) -> None:
         with contextlib.suppress(OSError):
-            while data := source.recv(65536):
+            while data := source.recv(65536 if self._left is None else 2048):
                 self._passing.wait()
                 flow.data += data
                 target.sendall(data)
+                if self._left is not None and flow is connection.down:
+                    self._left -= len(data)
+                    if self._left <= 0:
+                        self._passing.clear()
         connection.close()

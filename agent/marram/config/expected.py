@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import msgspec.inspect as mi
 
 from marram.config.nodes import Mapping, Node, Scalar, Sequence
+from marram.config.problems import printable
 from marram.config.values import Reader
 
 
@@ -127,7 +128,7 @@ def found(node: Node) -> str:
 
 
 def _short(text: str) -> str:
-    line = " ".join(text.split())
+    line = printable(" ".join(text.split()))
     return line if len(line) <= 60 else line[:57] + "..."
 
 

@@ -17,7 +17,7 @@ import msgspec.inspect as mi
 from marram.config.nodes import Mapping, UnreadableError, compose
 from marram.config.problems import InvalidConfigError, Problem
 from marram.config.values import Place
-from marram.config.walk import BAD, MAX_VALUES, TooManyValuesError, Walker
+from marram.config.walk import MAX_VALUES, TooManyValuesError, Walker
 from marram.errors import ConfigError
 
 MAX_BYTES = 1 << 20
@@ -49,7 +49,7 @@ def loads(text: str, type: type[T], source: str, place: Place) -> T:
     except TooManyValuesError as error:
         message = f"expected at most {MAX_VALUES} values, found more once the aliases are followed"
         raise InvalidConfigError(source, text, [Problem(1, 1, (), message)]) from error
-    if value is BAD:
+    if walker.problems:
         raise InvalidConfigError(source, text, walker.problems)
     assert isinstance(value, type)
     return value

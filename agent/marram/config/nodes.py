@@ -12,9 +12,10 @@ from typing import Any
 
 import yaml
 
-from marram.config.problems import Problem
+from marram.config.problems import LINE_BREAK, Problem
 
 MAX_DEPTH = 64
+_TOO_DEEP = f"nested more than {MAX_DEPTH} levels deep"
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TAG = "tag:yaml.org,2002:"
@@ -35,18 +36,22 @@ class Scalar:
 
 @dataclass(slots=True)
 class Sequence:
+    """``height``: levels below it, those of aliases included."""
+
     line: int
     column: int
     items: list[Node] = field(default_factory=list)
+    height: int = 1
 
 
 @dataclass(slots=True)
 class Mapping:
-    """Entries as they stand in the file: duplicates and merge keys included."""
+    """Entries as they stand in the file: duplicates and merge keys included. ``height`` as of a Sequence."""
 
     line: int
     column: int
     entries: list[tuple[Scalar, Node]] = field(default_factory=list)
+    height: int = 1
 
 
 Node = Scalar | Sequence | Mapping
@@ -68,8 +73,8 @@ def compose(text: str, loader: type[yaml.Loader] = _LOADER) -> Node | None:
     """
     bad = yaml.reader.Reader.NON_PRINTABLE.search(text)
     if bad:
-        line = text.count("\n", 0, bad.start()) + 1
-        column = bad.start() - (text.rfind("\n", 0, bad.start()) + 1) + 1
+        *before, here = LINE_BREAK.split(text[: bad.start()])
+        line, column = len(before) + 1, len(here) + 1
         raise UnreadableError(line, column, f"expected printable text, found the character {bad.group()!r}")
     try:
         return _Composer(yaml.parse(text, Loader=loader)).document()
@@ -80,7 +85,7 @@ def compose(text: str, loader: type[yaml.Loader] = _LOADER) -> Node | None:
 
 
 def _syntax(error: yaml.MarkedYAMLError, text: str, line: int, column: int) -> str:
-    lines = text.splitlines()
+    lines = LINE_BREAK.split(text)
     here = lines[line - 1][column - 1 : column] if line <= len(lines) else ""
     words = f"this is not valid YAML: {error.problem or 'it cannot be read'}"
     if error.context:
@@ -129,6 +134,8 @@ class _Composer:
             node = self._anchors[event.anchor]
             if node is None:
                 raise UnreadableError(line, column, f"alias *{event.anchor} stands inside its own anchor")
+            if self._depth + _height(node) > MAX_DEPTH:
+                raise UnreadableError(line, column, _TOO_DEEP)
             return node
         anchor = getattr(event, "anchor", None)
         if anchor:
@@ -146,7 +153,7 @@ class _Composer:
             raise UnreadableError(line, column, f"the tag {tag!r} is not allowed here: leave it out")
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            raise UnreadableError(line, column, f"nested more than {MAX_DEPTH} levels deep")
+            raise UnreadableError(line, column, _TOO_DEEP)
         node = (
             self._sequence(line, column)
             if isinstance(event, yaml.SequenceStartEvent)
@@ -158,7 +165,9 @@ class _Composer:
     def _sequence(self, line: int, column: int) -> Sequence:
         node = Sequence(line, column)
         while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
-            node.items.append(self._node(event))
+            item = self._node(event)
+            node.items.append(item)
+            node.height = max(node.height, 1 + _height(item))
         return node
 
     def _mapping(self, line: int, column: int) -> Mapping:
@@ -169,8 +178,14 @@ class _Composer:
                 raise UnreadableError(
                     key.line, key.column, "expected a name as key, found a list or a mapping"
                 )
-            node.entries.append((key, self._node(next(self._events))))
+            value = self._node(next(self._events))
+            node.entries.append((key, value))
+            node.height = max(node.height, 1 + _height(value))
         return node
+
+
+def _height(node: Node) -> int:
+    return 0 if isinstance(node, Scalar) else node.height
 
 
 def _scalar_tag(event: yaml.ScalarEvent) -> str:

@@ -11,7 +11,7 @@ from marram.errors import ConfigError
 Key = str | int
 Path = tuple[Key, ...]
 
-_LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 _PLAIN_KEY = re.compile(r"^[A-Za-z0-9_-]+$")
 _SHOWN = 100
 _EXCERPT_WIDTH = 100
@@ -33,7 +33,7 @@ class InvalidConfigError(ConfigError):
     def __init__(self, source: str, text: str, problems: Sequence[Problem]) -> None:
         self.source = source
         self.problems = tuple(sorted(problems, key=lambda problem: (problem.line, problem.column)))
-        lines = _LINE_BREAK.split(text)
+        lines = LINE_BREAK.split(text)
         shown = [_render(source, lines, problem) for problem in self.problems[:_SHOWN]]
         if len(self.problems) > _SHOWN:
             shown.append(f"{source}: and {len(self.problems) - _SHOWN} more")
@@ -47,8 +47,13 @@ def dotted(path: Path) -> str:
         if isinstance(key, int):
             text += f"[{key}]"
         else:
-            text += ("." if text else "") + (key if _PLAIN_KEY.match(key) else f'"{key}"')
+            text += ("." if text else "") + (key if _PLAIN_KEY.match(key) else f'"{printable(key)}"')
     return text
+
+
+def printable(text: str) -> str:
+    """The text on one line, without what a terminal would obey."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _render(source: str, lines: Sequence[str], problem: Problem) -> str:

@@ -12,14 +12,17 @@ from enum import Enum
 
 import msgspec.inspect as mi
 
-from marram.config.expected import did_you_mean, expected, found
+from marram.config.expected import bare, did_you_mean, expected, found
 from marram.config.nodes import Scalar
 from marram.config.values import Place, Plain, Reader
 
-_DECIMAL = re.compile(r"^[-+]?(0|[1-9][0-9_]*)$")
-_BASED = re.compile(r"^[-+]?(0x[0-9a-fA-F_]+|0b[01_]+)$")
+# Longer ones are read as floats: int() raises for thousands of digits, and nothing here is that large.
+_DECIMAL = re.compile(r"^[-+]?(0|[1-9][0-9_]{0,30})$")
+_BASED = re.compile(r"^[-+]?(0x[0-9a-fA-F_]{1,24}|0b[01_]{1,96})$")
 _FLOAT = re.compile(r"^[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?$")
 _TRUE = {"true", "yes", "on"}
+_FALSE = {"false", "no", "off"}
+_LARGEST = (1 << 63) - 1
 
 
 class MismatchError(Exception):
@@ -27,27 +30,28 @@ class MismatchError(Exception):
 
 
 def convert(node: Scalar, kind: mi.Type) -> object:
-    """The value of a scalar as ``kind``, one of msgspec's scalar types. Raises MismatchError."""
-    match kind:
+    """The value of a scalar as ``kind``, a scalar type or one with metadata. Raises MismatchError."""
+    words = expected(kind)
+    match inner := bare(kind):
         case mi.StrType():
-            value: object = _text(node, kind)
+            value: object = _text(node, words)
         case mi.BoolType():
-            value = _boolean(node)
+            value = _boolean(node, words)
         case mi.IntType():
-            value = _integer(node, kind)
+            value = _integer(node, words)
         case mi.FloatType():
-            value = _number(node, kind)
+            value = _number(node, words)
         case mi.LiteralType(values=values):
-            return _choice(node, kind, {str(value): value for value in values})
+            return _choice(node, words, {str(value): value for value in values})
         case mi.EnumType(cls=cls):
-            return _choice(node, kind, {str(member.value): member for member in cls})
+            return _choice(node, words, {str(member.value): member for member in cls})
         case mi.NoneType():
             if node.tag != "null":
-                raise MismatchError(_mismatch(kind, node))
+                raise MismatchError(_mismatch(words, node))
             return None
         case _:
             raise TypeError(f"the configuration loader does not know the type {kind}")
-    check(value, kind, node)
+    check(value, inner, node, words)
     return value
 
 
@@ -56,8 +60,8 @@ def read(node: Scalar, kind: mi.Type, reader: Reader, place: Place) -> object:
     try:
         value = reader.read(plain(node), place)
     except ValueError as error:
-        raise MismatchError(str(error) or f"expected {reader.expected}, found {found(node)}") from error
-    check(value, kind, node)
+        raise MismatchError(str(error) or _mismatch(reader.expected, node)) from error
+    check(value, bare(kind), node, expected(kind))
     return value
 
 
@@ -70,8 +74,8 @@ def plain(node: Scalar) -> Plain:
     return node.value
 
 
-def check(value: object, kind: mi.Type, node: Scalar) -> None:
-    """Raise MismatchError where the value breaks a constraint of its type."""
+def check(value: object, kind: mi.Type, node: Scalar, words: str) -> None:
+    """Raise MismatchError, with what is expected in ``words``, where a constraint of the type is broken."""
     if isinstance(value, str) and isinstance(kind, mi.StrType):
         fits = (
             (kind.min_length is None or len(value) >= kind.min_length)
@@ -89,14 +93,14 @@ def check(value: object, kind: mi.Type, node: Scalar) -> None:
     else:
         fits = True
     if not fits:
-        raise MismatchError(_mismatch(kind, node))
+        raise MismatchError(_mismatch(words, node))
 
 
-def _mismatch(kind: mi.Type, node: Scalar, hint: str = "") -> str:
-    return f"expected {expected(kind)}, found {found(node)}{hint}"
+def _mismatch(words: str, node: Scalar, hint: str = "") -> str:
+    return f"expected {words}, found {found(node)}{hint}"
 
 
-def _text(node: Scalar, kind: mi.Type) -> str:
+def _text(node: Scalar, words: str) -> str:
     if node.tag in ("str", "timestamp", "merge"):
         return node.value
     if node.tag == "bool":
@@ -107,36 +111,34 @@ def _text(node: Scalar, kind: mi.Type) -> str:
         hint = ""
     else:
         hint = f' (put it in quotes: "{node.value}")'
-    raise MismatchError(_mismatch(kind, node, hint))
+    raise MismatchError(_mismatch(words, node, hint))
 
 
-def _boolean(node: Scalar) -> bool:
-    if node.tag == "bool":
+def _boolean(node: Scalar, words: str) -> bool:
+    if node.tag == "bool" and node.value.lower() in _TRUE | _FALSE:
         return node.value.lower() in _TRUE
     hint = did_you_mean(node.value, ("true", "false")) if node.tag == "str" else ""
     if not node.plain and node.value.lower() in ("true", "false"):
         hint = " (take the quotes away)"
-    raise MismatchError(_mismatch(mi.BoolType(), node, hint))
+    raise MismatchError(_mismatch(words, node, hint))
 
 
-def _integer(node: Scalar, kind: mi.Type) -> int:
-    if node.plain and _DECIMAL.match(node.value):
-        return int(node.value.replace("_", ""))
-    if node.plain and _BASED.match(node.value):
-        return int(node.value.replace("_", ""), 0)
-    number = plain(node)
-    if isinstance(number, float) and number.is_integer():
-        return int(number)
-    raise MismatchError(_mismatch(kind, node, _number_hint(node)))
+def _integer(node: Scalar, words: str) -> int:
+    number = int(node.value.replace("_", ""), 0) if _based(node) else plain(node)
+    if isinstance(number, str) or abs(number) > _LARGEST or number != int(number):
+        raise MismatchError(_mismatch(words, node, _number_hint(node)))
+    return int(number)
 
 
-def _number(node: Scalar, kind: mi.Type) -> float:
-    if node.plain and _BASED.match(node.value):
-        return float(int(node.value.replace("_", ""), 0))
-    number = plain(node)
+def _number(node: Scalar, words: str) -> float:
+    number = int(node.value.replace("_", ""), 0) if _based(node) else plain(node)
     if isinstance(number, str) or not math.isfinite(number):
-        raise MismatchError(_mismatch(kind, node, _number_hint(node)))
+        raise MismatchError(_mismatch(words, node, _number_hint(node)))
     return float(number)
+
+
+def _based(node: Scalar) -> bool:
+    return node.plain and _BASED.match(node.value) is not None
 
 
 def _number_hint(node: Scalar) -> str:
@@ -149,8 +151,8 @@ def _number_hint(node: Scalar) -> str:
     return ""
 
 
-def _choice(node: Scalar, kind: mi.Type, values: dict[str, object]) -> object:
+def _choice(node: Scalar, words: str, values: dict[str, object]) -> object:
     # The text decides, not YAML's idea of it: a plain `off` may well be one of the words.
     if node.value in values and (node.plain or isinstance(values[node.value], str | Enum)):
         return values[node.value]
-    raise MismatchError(_mismatch(kind, node, did_you_mean(node.value, values)))
+    raise MismatchError(_mismatch(words, node, did_you_mean(node.value, values)))

@@ -6,6 +6,7 @@ the lines ``name: text`` of their docstrings are the descriptions of their keys.
 
 from __future__ import annotations
 
+import inspect
 import re
 import socket
 from collections.abc import Iterable
@@ -14,7 +15,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
-from marram.config.values import BrokerUrl, Duration, ExistingFile, ExistingFolder, FilePath, FolderPath, Size
+from marram.config.values import (
+    BrokerUrl,
+    Duration,
+    ExistingFile,
+    ExistingFolder,
+    FilePath,
+    FolderPath,
+    Size,
+    TopicFilter,
+)
 from marram.outputs.output import OUTPUTS, OutputConfig
 from marram.sensors.sensor import SENSORS, SensorConfig
 from marram.stream.config import StreamConfig
@@ -37,7 +47,8 @@ QuietHours = Annotated[
         pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$", examples=["22:00-06:00", "12:30-13:15"]
     ),
 ]
-Count = Annotated[int, msgspec.Meta(ge=1)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+Threads = Annotated[int, msgspec.Meta(ge=1, le=256)]
 Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
 PositiveDuration = Annotated[Duration, msgspec.Meta(gt=0)]
 PositiveSize = Annotated[Size, msgspec.Meta(gt=0)]
@@ -77,7 +88,7 @@ class Model(_Section, frozen=True, kw_only=True):
     """
 
     bundle: ExistingFile
-    threads: Count = 1
+    threads: Threads = 1
     providers: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("CPUExecutionProvider",)
     max_batch: Count = 64
     queue: Count = 4096
@@ -143,7 +154,7 @@ class Trainer(_Section, frozen=True, kw_only=True):
     memory: PositiveSize = 512 * 1024 * 1024
     nice: Annotated[int, msgspec.Meta(ge=0, le=19)] = 10
     timeout: PositiveDuration = 600.0
-    threads: Count = 1
+    threads: Threads = 1
 
 
 class Schedule(_Section, frozen=True, kw_only=True):
@@ -195,7 +206,7 @@ class MqttLabels(_Section, frozen=True, kw_only=True):
     """
 
     broker: BrokerUrl
-    topic: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+    topic: TopicFilter
 
 
 class Labels(_Section, frozen=True, kw_only=True):
@@ -255,8 +266,12 @@ def json_schema() -> dict[str, Any]:
     schema = msgspec.json.schema(Agent, schema_hook=_foreign)
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "Marram agent configuration"
-    for definition in schema.get("$defs", {}).values():
+    for definition in schema["$defs"].values():
         _describe(definition)
+        for value in definition.get("properties", {}).values():
+            _allow_notations(value)
+    for plugin in (*SENSORS.plugins.values(), *OUTPUTS.plugins.values()):
+        _inherit_descriptions(schema["$defs"], plugin.config)
     defaults = schema["$defs"]["Device"]["properties"]
     defaults["state"]["default"] = str(Device().state)
     return schema
@@ -266,6 +281,22 @@ def _foreign(kind: type) -> dict[str, Any]:
     if kind is Path:
         return {"type": "string"}
     raise NotImplementedError(f"no JSON Schema for {kind}")
+
+
+def _allow_notations(value: dict[str, Any]) -> None:
+    """A number with a pattern may be written as text in that notation; msgspec insists on one type."""
+    for choice in (value, *value.get("anyOf", ())):
+        if choice.get("type") in ("integer", "number") and "pattern" in choice:
+            choice["type"] = ["string", choice["type"]]
+
+
+def _inherit_descriptions(definitions: dict[str, Any], config: type[msgspec.Struct]) -> None:
+    """The descriptions of keys that a plugin's struct has from its bases."""
+    name = config.__name__ if config.__name__ in definitions else f"{config.__module__}.{config.__name__}"
+    for base in config.__mro__[1:]:
+        inherited = {"description": inspect.getdoc(base) or "", "properties": definitions[name]["properties"]}
+        if issubclass(base, msgspec.Struct) and base is not msgspec.Struct:
+            _describe(inherited)
 
 
 def _describe(definition: dict[str, Any]) -> None:
@@ -287,4 +318,4 @@ def _describe(definition: dict[str, Any]) -> None:
     if kept:
         definition["description"] = "\n".join(kept).strip()
     for key, text in words.items():
-        properties[key] = {**properties[key], "description": text}
+        properties[key].setdefault("description", text)

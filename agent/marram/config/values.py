@@ -41,6 +41,8 @@ class Reader:
 
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?|\.\d+)\s*(ms|s|m|min|h|d)$")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_HOST = re.compile(r"^[A-Za-z0-9._:%-]+$")
+_LONGEST_TOPIC = 65535
 _SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*(B|kB|KB|MB|GB|TB|KiB|MiB|GiB|TiB)$")
 _BYTES = {
     "B": 1,
@@ -56,16 +58,24 @@ _BYTES = {
 }
 
 
+_LONGEST = 36525 * 86400.0
+_LARGEST = (1 << 63) - 1
+
+
 def read_duration(value: Plain, place: Place | None = None) -> float:
     """Seconds out of ``"30s"``, ``"5m"``, ``"2h"``, ``"7d"``, ``"250ms"`` or a plain number of seconds."""
     if isinstance(value, str):
         match = _DURATION.match(value.strip())
         if not match:
             raise ValueError
-        return float(match[1]) * _SECONDS[match[2]]
-    if not math.isfinite(value) or value < 0:
+        seconds = float(match[1]) * _SECONDS[match[2]]
+    elif not math.isfinite(value) or value < 0:
         raise ValueError
-    return float(value)
+    else:
+        seconds = float(value)
+    if seconds > _LONGEST:
+        raise ValueError("expected a duration of at most 36525d (a hundred years), found a longer one")
+    return seconds
 
 
 def read_size(value: Plain, place: Place | None = None) -> int:
@@ -74,17 +84,24 @@ def read_size(value: Plain, place: Place | None = None) -> int:
         match = _SIZE.match(value.strip())
         if not match:
             raise ValueError
-        return int(float(match[1]) * _BYTES[match[2]])
-    if isinstance(value, float) or value < 0:
+        size: float = float(match[1]) * _BYTES[match[2]]
+    elif isinstance(value, float) or value < 0:
         raise ValueError
-    return value
+    else:
+        size = value
+    if size > _LARGEST:
+        raise ValueError("expected a size of less than 2^63 bytes, found a larger one")
+    return int(size)
 
 
 def _path(exists: Callable[[Path], bool] | None, kind: str) -> Reader:
     def read(value: Plain, place: Place) -> Path:
         if not isinstance(value, str) or not value or "\0" in value:
             raise ValueError
-        path = place.folder / Path(value).expanduser()
+        try:
+            path = place.folder / Path(value).expanduser()
+        except RuntimeError as error:
+            raise ValueError(f"there is no home folder for {value}: write the whole path") from error
         if exists is not None and place.check_files:
             try:
                 found = exists(path)
@@ -106,15 +123,39 @@ def _broker(value: Plain, place: Place) -> str:
 
 def broker_address(url: str) -> tuple[str, int, bool]:
     """(host, port, TLS or not) of ``mqtt://host:1883`` or ``mqtts://host:8883``. Raises ValueError."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ValueError from None
+    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or port == 0:
+        raise ValueError
+    if not _HOST.match(parts.hostname):
         raise ValueError
     if parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ValueError
     if parts.username is not None or parts.password is not None:
         raise ValueError("a broker address may not hold a user name or password: files and logs show it")
     tls = parts.scheme == "mqtts"
-    return parts.hostname, parts.port or (8883 if tls else 1883), tls
+    return parts.hostname, port or (8883 if tls else 1883), tls
+
+
+def _topic(wildcards: bool) -> Callable[[Plain, Place], str]:
+    """Reads an MQTT topic (MQTT 5, section 4.7), the levels + and # only where ``wildcards`` allows."""
+
+    def read(value: Plain, place: Place) -> str:
+        if not isinstance(value, str) or not value or "\0" in value or len(value.encode()) > _LONGEST_TOPIC:
+            raise ValueError
+        if not wildcards and ("+" in value or "#" in value):
+            raise ValueError("expected a topic without the wildcards + and #: messages are published on it")
+        *levels, last = value.split("/")
+        if "#" in "".join(levels) or any(
+            len(level) > 1 for level in (*levels, last) if set(level) & set("+#")
+        ):
+            raise ValueError("expected + to stand for a whole level and # for the last one, as in a/+/b/#")
+        return value
+
+    return read
 
 
 def _meta(reader: Reader, schema: dict[str, Any]) -> msgspec.Meta:
@@ -128,7 +169,6 @@ Duration = Annotated[
     _meta(
         Reader("a duration such as 30s, 5m, 2h, 7d or a number of seconds", read_duration),
         {
-            "type": ["string", "number"],
             "pattern": _DURATION.pattern,
             "examples": ["30s", "5m", "2h", "7d", 60],
         },
@@ -140,7 +180,7 @@ Size = Annotated[
     int,
     _meta(
         Reader("a size such as 64MiB, 10MB or a number of bytes", read_size),
-        {"type": ["string", "integer"], "pattern": _SIZE.pattern, "examples": ["64MiB", "10MB", 65536]},
+        {"pattern": _SIZE.pattern, "examples": ["64MiB", "10MB", 65536]},
     ),
 ]
 """Bytes."""
@@ -165,3 +205,21 @@ BrokerUrl = Annotated[
     ),
 ]
 """The address of an MQTT broker."""
+
+Topic = Annotated[
+    str,
+    _meta(
+        Reader("a topic such as plant/line3/out", _topic(wildcards=False)),
+        {"minLength": 1, "examples": ["plant/line3/out"]},
+    ),
+]
+"""An MQTT topic to publish on."""
+
+TopicFilter = Annotated[
+    str,
+    _meta(
+        Reader("a topic or topic filter such as plant/+/vibration or plant/#", _topic(wildcards=True)),
+        {"minLength": 1, "examples": ["plant/+/vibration", "plant/#"]},
+    ),
+]
+"""MQTT topics to subscribe to."""

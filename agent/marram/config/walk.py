@@ -19,6 +19,8 @@ from marram.config.values import Place
 
 # Values built in all, aliases followed: a few lines of nested aliases would otherwise make billions.
 MAX_VALUES = 100_000
+# Looking for the nearest name costs a millisecond, and only the first problems are shown.
+_MOST_HINTS = 100
 
 BAD: Final = object()
 """Stands for a value that could not be built; its problems are on the list."""
@@ -51,13 +53,11 @@ class Walker:
 
     def build(self, node: Node, kind: mi.Type, path: Path, at: Node) -> object:
         """The value of ``node`` as ``kind``, or BAD."""
-        self._values += 1
-        if self._values > MAX_VALUES:
-            raise TooManyValuesError
+        self._count()
         reader = reader_of(kind)
         if reader and isinstance(node, Scalar) and node.tag != "null":
             try:
-                return read(node, bare(kind), reader, self._place)
+                return read(node, kind, reader, self._place)
             except MismatchError as mismatch:
                 return self._bad(node, path, str(mismatch))
         if reader:
@@ -77,11 +77,14 @@ class Walker:
         if not isinstance(node, Scalar):
             return self._mismatch(node, kind, path)
         try:
-            return convert(node, inner)
+            return convert(node, kind)
         except MismatchError as mismatch:
-            if isinstance(inner, mi.StrType) and kind is not inner and node.tag == "str":
-                return self._mismatch(node, kind, path)
             return self._bad(node, path, str(mismatch))
+
+    def _count(self) -> None:
+        self._values += 1
+        if self._values > MAX_VALUES:
+            raise TooManyValuesError
 
     def _bad(self, node: Node, path: Path, message: str) -> object:
         self.problems.append(Problem(node.line, node.column, path, message))
@@ -156,7 +159,8 @@ class Walker:
         for name, (key, _) in entries.items():
             if name in fields or not kind.forbid_unknown_fields:
                 continue
-            guess = closest(name, fields.keys() - entries.keys())
+            few = len(self.problems) < _MOST_HINTS
+            guess = closest(name, fields.keys() - entries.keys()) if few else None
             misspelt.add(guess)
             hint = f"; did you mean {guess!r}?" if guess else f"; known here: {', '.join(fields)}"
             self._bad(key, (*path, name), f"this key is not known{hint}")
@@ -211,11 +215,10 @@ class Walker:
                 first = entries[key.value][0].line
                 self._bad(key, (*path, key.value), f"this key stands twice, first at line {first}")
         for source in merged:
-            self._values += 1
-            if self._values > MAX_VALUES:
-                raise TooManyValuesError
+            self._count()
             if isinstance(source, Mapping):
                 for name, entry in self._entries(source, None).items():
+                    self._count()
                     entries.setdefault(name, entry)
             elif path is not None:
                 self._bad(source, (*path, "<<"), f"expected a mapping to merge, found {found(source)}")
@@ -265,9 +268,7 @@ class Walker:
         return tuple(built)
 
     def _anything(self, node: Node, path: Path) -> object:
-        self._values += 1
-        if self._values > MAX_VALUES:
-            raise TooManyValuesError
+        self._count()
         if isinstance(node, Mapping):
             entries = self._entries(node, path).items()
             return {name: self._anything(value, (*path, name)) for name, (_, value) in entries}

@@ -34,7 +34,6 @@ _PACKET_HEADROOM = 512
 _LARGEST_PACKET = 256 << 20
 # Within what brokers allow by default; paho cannot change it on a connection.
 _IN_FLIGHT = 20
-_RECEIVE_MAXIMUM = 512
 _LOOK = 5.0
 
 
@@ -67,7 +66,7 @@ class Down:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message came. ``done()`` must be called once it is dealt with (only with ``manual_ack``)."""
+    """A message came. ``done()`` must be called once it is dealt with (where ``receive_maximum`` is set)."""
 
     topic: str
     payload: bytes
@@ -105,16 +104,16 @@ class Broker:
 class Options:
     """How to connect.
 
-    will: topic and payload that the broker publishes (retained) when this client dies. session: seconds
-    that the broker keeps this client's session, 0 for none. manual_ack: see ``Message.done``. waiting: bytes
-    that may be published and not acknowledged yet; more is refused, so that a slow link costs no memory.
+    will: topic and payload that the broker publishes (retained) when this client dies. receive_maximum:
+    messages that the broker may send before the first of them is ``done``; None takes them as they come.
+    waiting: bytes that may be published and not acknowledged yet; more is refused, so that a slow link costs
+    no memory.
     """
 
     client_id: str
     keepalive: float = 60.0
     will: tuple[str, bytes] | None = None
-    session: int = 0
-    manual_ack: bool = False
+    receive_maximum: int | None = None
     tls: ssl.SSLContext | None = None
     waiting: int = 128 << 20
 
@@ -284,17 +283,15 @@ class MqttLink:
         # back of the listener, after newer messages.
         client = self._client = self._new_client()
         properties = Properties(PacketTypes.CONNECT)
-        if self._options.session:
-            properties.SessionExpiryInterval = self._options.session
-        if self._options.manual_ack:
-            properties.ReceiveMaximum = _RECEIVE_MAXIMUM
+        if self._options.receive_maximum is not None:
+            properties.ReceiveMaximum = self._options.receive_maximum
         keepalive = int(self._options.keepalive)
         try:
             client.connect(
                 self._broker.host,
                 self._broker.port,
                 keepalive=keepalive,
-                clean_start=self._options.session == 0,
+                clean_start=True,
                 properties=properties,
             )
             if self._stop.is_set():
@@ -307,7 +304,7 @@ class MqttLink:
             # paho trips over some packets that no honest broker sends.
             log.exception("the MQTT client failed")
             return f"the MQTT client failed: {error}"
-        return self._reason or "the connection was lost"
+        return self._reason or "the connection was closed; the broker's log may say why"
 
     def _new_client(self) -> paho.Client:
         options = self._options
@@ -316,7 +313,7 @@ class MqttLink:
             client_id=options.client_id,
             protocol=paho.MQTTv5,
             reconnect_on_failure=False,
-            manual_ack=options.manual_ack,
+            manual_ack=options.receive_maximum is not None,
         )
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
@@ -368,7 +365,8 @@ class MqttLink:
         code: Any,
         properties: Any,
     ) -> None:
-        self._reason = self._reason or str(code)
+        said = str(code)
+        self._reason = self._reason or ("" if said == "Unspecified error" else said)
 
     def _on_publish(self, client: paho.Client, userdata: Any, mid: int, code: Any, properties: Any) -> None:
         publication = self._unacknowledged.acknowledged(mid)
@@ -380,7 +378,7 @@ class MqttLink:
         mid, qos = message.mid, message.qos
 
         def done() -> None:
-            if self._options.manual_ack:
+            if self._options.receive_maximum is not None:
                 client.ack(mid, qos)
 
         try:

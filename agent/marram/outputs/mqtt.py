@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
 
-from marram.config.values import BrokerUrl
+from marram.config.values import BrokerUrl, Topic
 from marram.inference.prediction import Prediction
 from marram.link.mqtt import Broker, LinkEvent, MqttLink, Options
 from marram.outputs.output import OutputConfig, OutputContext
@@ -26,9 +26,7 @@ class MqttConfig(OutputConfig, frozen=True, kw_only=True, tag="mqtt"):
     """
 
     broker: BrokerUrl
-    topic: Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=r"^[^#+\0]+$")] = (
-        "predictions/{device}/{model}"
-    )
+    topic: Topic = "predictions/{device}/{model}"
     only: Literal["all", "changes", "anomalies"] = "all"
     retain: bool = False
 

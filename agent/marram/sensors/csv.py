@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from marram.config.values import ExistingFile
-from marram.errors import SensorError
+from marram.errors import SensorEndedError
 from marram.sensors.fields import TimeUnit
 from marram.sensors.recording import Recording, Rows
 from marram.sensors.sensor import SensorConfig, SensorContext
@@ -101,8 +101,8 @@ class CsvSensor:
                 yield from self._paced(samples, began - begin / self._factor, stop)
                 if stop.is_set():
                     return
-            if first == -math.inf:
-                raise SensorError(f"sensor {self.name}: {self._path} holds no rows")
+            if newest == -math.inf:
+                raise SensorEndedError(f"sensor {self.name}: {self._path} holds no rows")
             if not self._repeat:
                 return
             self.counters["repeats"] += 1

@@ -17,6 +17,7 @@ from marram.sensors.sensor import SensorConfig
 from marram.stream.blocks import Samples
 
 TimeUnit = Literal["s", "ms", "us", "ns", "iso"]
+_LONGEST_LABEL = 200
 PER_SECOND = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 
 
@@ -68,9 +69,12 @@ def parse_time(value: object, unit: TimeUnit) -> float:
         except ValueError as error:
             raise MalformedError(f"expected ISO 8601 text as time, found {value!r:.60}") from error
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    seconds = math.nan
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = _float(value) / PER_SECOND[unit]
+    if not math.isfinite(seconds):
         raise MalformedError(f"expected a number as time, found {value!r:.60}")
-    return value / PER_SECOND[unit]
+    return seconds
 
 
 class FieldMapper:
@@ -141,7 +145,14 @@ class FieldMapper:
             raise MalformedError(f"none of the channels is in {reading!r:.60}")
         time = arrival if self._time is None else parse_time(_get(reading, self._time), self._unit)
         label = _get(reading, self._label) if self._label is not None else None
-        return time, row, "" if label is None else str(label)
+        if label is None:
+            return time, row, ""
+        if not isinstance(label, str | int | float) or len(str(label)) > _LONGEST_LABEL:
+            # One long label would make every label of its block as long (numpy's strings are that wide).
+            raise MalformedError(
+                f"expected a label of at most {_LONGEST_LABEL} characters, found {label!r:.60}"
+            )
+        return time, row, str(label)
 
 
 def _split(path: str) -> tuple[str, ...]:
@@ -152,19 +163,23 @@ def _get(value: object, path: tuple[str, ...]) -> object:
     for key in path:
         if isinstance(value, dict):
             value = value.get(key)
-        elif isinstance(value, list | tuple) and key.isdigit() and int(key) < len(value):
+        elif isinstance(value, list | tuple) and key.isdecimal() and int(key) < len(value):
             value = value[int(key)]
         else:
             return None
     return value
 
 
+def _float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # JSON and CBOR know whole numbers of any size
+        return math.inf
+
+
 def _number(value: object, path: tuple[str, ...]) -> float:
     if value is None:
         return math.nan
     if isinstance(value, int | float):
-        try:
-            return float(value)
-        except OverflowError:
-            return math.inf
+        return _float(value)
     raise MalformedError(f"expected a number at {'.'.join(path) or '.'}, found {value!r:.60}")

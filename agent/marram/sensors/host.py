@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 import numpy as np
@@ -13,6 +13,8 @@ import numpy as np
 from marram.errors import SensorError
 from marram.sensors.sensor import SensorConfig, SensorContext
 from marram.stream.blocks import Samples
+
+T = TypeVar("T")
 
 CHANNELS = (
     "cpu",
@@ -42,7 +44,8 @@ class HostSensor:
 
     Rates (cpu, disk, network) are over the time since the reading before; a counter that went backwards
     (it wrapped, or a device was taken away) reads 0 once and is counted. On a machine without a
-    temperature sensor ``temperature`` is a constant 0, so that a model for a mixed fleet can take it.
+    temperature sensor ``temperature`` is a constant 0, so that a model for a mixed fleet can take it; so is
+    whatever else the machine does not tell.
     """
 
     channels = CHANNELS
@@ -78,16 +81,16 @@ class HostSensor:
         values = {
             "cpu": p.cpu_percent(None),
             "memory": p.virtual_memory().percent,
-            "swap": _or_zero(lambda: p.swap_memory().percent),
-            "load1": p.getloadavg()[0],
-            "temperature": _or_zero(lambda: _temperature(p)),
+            "swap": _told(lambda: p.swap_memory().percent) or 0.0,
+            "load1": _told(lambda: p.getloadavg()[0]) or 0.0,
+            "temperature": _told(lambda: _temperature(p)) or 0.0,
             **self._rates(self._monotonic()),
         }
         row = np.array([[values[channel]] for channel in CHANNELS], dtype=np.float32)
         return Samples(np.array([self._clock()]), row)
 
     def _rates(self, now: float) -> dict[str, float]:
-        disk, net = self._psutil.disk_io_counters(), self._psutil.net_io_counters()
+        disk, net = _told(self._psutil.disk_io_counters), _told(self._psutil.net_io_counters)
         totals = {
             "disk_read": disk.read_bytes if disk else 0,
             "disk_write": disk.write_bytes if disk else 0,
@@ -107,11 +110,12 @@ class HostSensor:
         return rates
 
 
-def _or_zero(reading: Callable[[], float]) -> float:
+def _told(reading: Callable[[], T]) -> T | None:
+    """The reading, or None where this machine has nothing to read."""
     try:
-        return float(reading())
+        return reading()
     except (OSError, RuntimeError, AttributeError):
-        return 0.0
+        return None
 
 
 def _temperature(psutil: ModuleType) -> float:

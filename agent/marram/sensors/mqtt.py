@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from marram.config.values import BrokerUrl, ExistingFile, broker_address
+from marram.config.values import BrokerUrl, ExistingFile, TopicFilter, broker_address
 from marram.errors import SensorError
 from marram.sensors.fields import FieldMapper, FieldsConfig
 from marram.sensors.sensor import SensorContext
@@ -43,7 +43,7 @@ class MqttConfig(FieldsConfig, frozen=True, kw_only=True, tag="mqtt"):
     """
 
     broker: BrokerUrl
-    topic: Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
+    topic: TopicFilter
     format: Literal["json", "cbor"] = "json"
     qos: Literal[0, 1, 2] = 0
     queue: Annotated[int, msgspec.Meta(ge=1)] = 1000
@@ -103,6 +103,7 @@ class MqttSensor:
         client = self._make_client(self._protocol)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
+        client.on_subscribe = self._on_subscribe
         client.on_message = self._on_message
         client.reconnect_delay_set(1, 60)
         host, port, _ = broker_address(self._config.broker)
@@ -134,6 +135,11 @@ class MqttSensor:
         self._ever_connected = True
         self.counters["connected"] += 1
         client.subscribe(self._config.topic, qos=self._config.qos)
+
+    def _on_subscribe(self, _client: object, _data: object, _mid: int, reasons: Any, *_: object) -> None:  # noqa: ANN401
+        if any(reason.is_failure for reason in reasons):
+            self.counters["refused"] += 1
+            self.last_refusal = f"subscription to {self._config.topic}: {reasons[0]}"
 
     def _on_disconnect(self, *_: object) -> None:
         if self._ever_connected or self._protocol != 5:

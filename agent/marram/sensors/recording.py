@@ -1,6 +1,7 @@
 """A recording in a CSV file as blocks of rows, read in bounded memory.
 
-What may come in: .csv or .csv.gz with a header row. Whole blocks are parsed at once; a block that does not
+What may come in: .csv or .csv.gz with a header row, one row a line (a quoted cell ends on its line, so that
+an open quote spoils one row and not all that follow). Whole blocks are parsed at once; a block that does not
 parse so is read again row by row, which finds the broken rows and understands quotes.
 """
 
@@ -11,6 +12,7 @@ import gzip
 import itertools
 import math
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +21,12 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from marram.errors import SensorError
+from marram.errors import SensorEndedError, SensorError
 from marram.sensors.fields import PER_SECOND, MalformedError, TimeUnit, parse_time
 
 _BLOCK = 1 << 18
 _PROBE = 100
+_UNREADABLE = (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ class Recording:
         self.channels = tuple(columns)
 
     def blocks(self) -> Iterator[Rows]:
-        """The rows from the first to the last. Raises SensorError."""
+        """The rows from the first to the last. Raises SensorEndedError."""
         number, total = 2, 0
         try:
             with self._open() as file:
@@ -94,8 +97,8 @@ class Recording:
                     self.counters["rows"] += rows.time.size
                     if rows.time.size:
                         yield rows
-        except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
-            raise SensorError(f"{self._path}:{number}: the recording cannot be read: {error}") from error
+        except _UNREADABLE as error:
+            raise SensorEndedError(f"{self._path}:{number}: the recording cannot be read: {error}") from error
 
     def _open(self) -> TextIO:
         if self._path.suffix == ".gz":
@@ -105,10 +108,10 @@ class Recording:
     def _head(self) -> tuple[list[str], list[list[str]]]:
         try:
             with self._open() as file:
-                reader = csv.reader(file, delimiter=self._delimiter)
-                header = [name.strip() for name in next(reader, [])]
-                probe = list(itertools.islice(reader, _PROBE))
-        except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+                header = [name.strip() for name in next(csv.reader(file, delimiter=self._delimiter), [])]
+                lines = itertools.islice(file, _PROBE)
+                probe = [cells for line in lines for cells in csv.reader([line], delimiter=self._delimiter)]
+        except _UNREADABLE as error:
             raise SensorError(f"{self._path}: the recording cannot be read: {error}") from error
         if not header:
             raise SensorError(f"{self._path}: the file is empty: expected a header row")
@@ -125,7 +128,7 @@ class Recording:
         """The block parsed at once, or None where it is not as plain as that needs."""
         text = "".join(lines)
         delimiter = self._delimiter
-        if '"' in text or text.count(delimiter) != len(lines) * (self._width - 1):
+        if '"' in text or any(line.count(delimiter) != self._width - 1 for line in lines):
             return None
         filled = lines
         if _has_empty_cell(text, delimiter):
@@ -162,16 +165,15 @@ class Recording:
     def _slow(self, lines: list[str], number: int) -> Rows:
         """The block row by row; ``number`` is the line of the first."""
         times, rows, labels = [], [], []
-        reader = csv.reader(lines, delimiter=self._delimiter)
-        for cells in reader:
-            if not cells:
+        for place, line in enumerate(lines, number):
+            if not line.strip():
                 continue
             try:
-                time, row, label = self._row(cells)
-            except ValueError as error:
+                time, row, label = self._row(self._cells(line))
+            except (ValueError, csv.Error) as error:
                 if not self._skip_broken:
-                    where = f"{self._path}:{number + reader.line_num - 1}"
-                    raise SensorError(
+                    where = f"{self._path}:{place}"
+                    raise SensorEndedError(
                         f"{where}: broken row: {error} (`broken: skip` leaves such rows out)"
                     ) from error
                 self.counters["malformed"] += 1
@@ -185,6 +187,10 @@ class Recording:
             np.ascontiguousarray(values),
             None if self._label is None else np.array(labels, dtype=np.str_),
         )
+
+    def _cells(self, line: str) -> list[str]:
+        (cells,) = csv.reader([line], delimiter=self._delimiter, strict=True)
+        return cells
 
     def _row(self, cells: list[str]) -> tuple[float, list[float], str]:
         if len(cells) != self._width:

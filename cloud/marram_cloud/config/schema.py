@@ -44,6 +44,7 @@ class Rounds(_Section, frozen=True, kw_only=True):
     minimum_devices: deltas that a round needs before it can close.
     deadline: how long a round waits for devices that are online.
     settle: how long a round stays open at least.
+    grace: how long a device whose connection broke is still waited for.
     every: least time between the openings of two rounds.
     limit: rounds in all; without it there is no end.
     minimum_windows: windows that a device needs to take part.
@@ -61,16 +62,17 @@ class Rounds(_Section, frozen=True, kw_only=True):
     minimum_devices: Count = 2
     deadline: PositiveDuration = 300.0
     settle: Duration = 1.0
+    grace: Duration = 5.0
     every: Duration = 0.0
     limit: Count | None = None
     minimum_windows: Count = 16
     chain: str = DEFAULT_CHAIN
     update_chain: str = DEFAULT_UPDATE_CHAIN
-    epochs: Count = 5
+    epochs: Count = 3
     batch: Count = 16
-    learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 0.03
+    learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 0.08
     mu: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    strategy: FedAvg = FedAvg(rate=0.7, momentum=0.5)
+    strategy: FedAvg = FedAvg(rate=1.0, momentum=0.5)
     snapshot_every: Count = 10
     max_norm: Annotated[float, msgspec.Meta(gt=0)] = 1000.0
 
@@ -88,7 +90,7 @@ class Rounds(_Section, frozen=True, kw_only=True):
     def settings(self) -> RoundSettings:
         """As the service takes them."""
         return RoundSettings(
-            rules=Rules(self.minimum_devices, self.deadline, self.settle),
+            rules=Rules(self.minimum_devices, self.deadline, self.settle, self.grace),
             steps=Steps(self.epochs, self.batch, self.learning_rate, self.mu),
             chain=self.chain,
             update_chain=self.update_chain,
@@ -106,10 +108,12 @@ class Release(_Section, frozen=True, kw_only=True):
 
     key: the release key, PEM. It is best kept away from the aggregator and brought for a release.
     calibration: windows (.npz) that int8 ranges are measured on.
+    average: most versions in a row whose mean is released; 1 for a single version.
     """
 
     key: ExistingFile
     calibration: ExistingFile
+    average: Count = 10
 
 
 class Aggregator(_Section, frozen=True, kw_only=True):

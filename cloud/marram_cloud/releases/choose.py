@@ -36,12 +36,37 @@ def summarise(version: int, metrics: Sequence[Metrics]) -> Evaluated | None:
     return Evaluated(version, len(metrics), count, loss, accuracy)
 
 
-def best(
-    evaluations: Mapping[int, Sequence[tuple[str, Metrics]]], kept: Sequence[int], minimum: int
-) -> Evaluated:
-    """The best of the kept versions that at least ``minimum`` devices evaluated.
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Versions in a row whose mean is to be released. loss, accuracy: the mean of what devices measured."""
 
-    By accuracy where the task has one, else by loss; of equals the newest. Raises ChoiceError.
+    versions: tuple[int, ...]
+    devices: int
+    loss: float
+    accuracy: float | None
+
+
+def stretch(evaluated: Sequence[Evaluated]) -> Stretch:
+    """One or more evaluated versions as a stretch."""
+    count = len(evaluated)
+    rated = [one.accuracy for one in evaluated if one.accuracy is not None]
+    return Stretch(
+        versions=tuple(one.version for one in evaluated),
+        devices=min(one.devices for one in evaluated),
+        loss=sum(one.loss for one in evaluated) / count,
+        accuracy=sum(rated) / count if len(rated) == count else None,
+    )
+
+
+def best(
+    evaluations: Mapping[int, Sequence[tuple[str, Metrics]]], kept: Sequence[int], minimum: int, length: int
+) -> Stretch:
+    """The best stretch of ``length`` kept versions that at least ``minimum`` devices evaluated.
+
+    By accuracy where the task has one, else by loss; of equals the newest. The mean of versions in a row is
+    steadier than any one of them, which its last step may have thrown off (Polyak and Juditsky, 1992;
+    Izmailov et al., arXiv 1803.05407). A stretch is at most a third of all, so that a young fleet's first
+    versions are no part of it. Raises ChoiceError.
     """
     found = [
         summary
@@ -54,4 +79,8 @@ def best(
         raise ChoiceError(
             f"no version has been evaluated by {minimum} devices yet; wait for a round to close"
         )
-    return max(found, key=lambda one: (one.accuracy if one.accuracy is not None else -one.loss, one.version))
+    length = min(length, -(-len(found) // 3))
+    stretches = [stretch(found[start : start + length]) for start in range(len(found) - length + 1)]
+    return max(
+        stretches, key=lambda one: (one.accuracy if one.accuracy is not None else -one.loss, one.versions)
+    )

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from marram_cloud.ledger.ledger import Ledger, StoredRelease
 from marram_cloud.releases import publish
-from marram_cloud.releases.choose import Evaluated
+from marram_cloud.releases.choose import Stretch
 from marram_cloud.releases.rebuild import rebuild
 
 
@@ -40,29 +40,35 @@ def read_release_key(path: Path) -> KeySigner:
 def make(
     ledger: Ledger,
     bundle: Bundle,
-    chosen: Evaluated,
+    chosen: Stretch,
     calibration: NDArray[np.float32],
     signer: KeySigner,
     topics: Topics,
     now: float,
 ) -> StoredRelease:
-    """Quantise, build, sign, and commit to the ledger. Raises ReleaseError, LedgerError."""
+    """Mean of the chosen versions, quantised, built, signed, committed to the ledger.
+
+    Raises ReleaseError, LedgerError.
+    """
     last = ledger.latest_release()
     sequence = last.sequence + 1 if last else 1
-    version = f"{sequence}+r{chosen.version}"
-    metrics = {"devices": float(chosen.devices)}
+    newest = chosen.versions[-1]
+    version = f"{sequence}+r{newest}"
+    metrics = {"devices": float(chosen.devices), "averaged_versions": float(len(chosen.versions))}
     if chosen.devices:
         metrics["loss_fp32_devices"] = chosen.loss
     if chosen.accuracy is not None:
         metrics["accuracy_fp32_devices"] = chosen.accuracy
-    content = rebuild(bundle, ledger.parameters(chosen.version), calibration, version, metrics)
+    vectors = [ledger.parameters(one).astype(np.float64) for one in chosen.versions]
+    parameters = np.mean(vectors, axis=0).astype(np.float32)
+    content = rebuild(bundle, parameters, calibration, version, metrics)
     name = bundle.manifest.name
     digest = hashlib.sha256(content).digest()
     part_size = publish.part_size(ledger)
     message = Release(name, version, sequence, digest, len(content), part_size)
     author = Author(Subject(topics.fleet, topics.region, "aggregator", "release"), signer)
     sealed = author.seal(message, topics.release(name), sequence)
-    release = StoredRelease(sequence, name, version, digest, chosen.version, content, part_size, sealed)
+    release = StoredRelease(sequence, name, version, digest, newest, content, part_size, sealed)
     with ledger.transaction():
         ledger.add_release(release, now)
     return release

@@ -4,8 +4,9 @@
 simulation) does it. All that must survive is in the ledger: a coordinator is rebuilt from the open round.
 
 A round closes as soon as every device that is online has answered, or at its deadline if at least
-``minimum`` deltas are in; with fewer it stays open for another deadline. So a slow device never holds a
-round, and a dead one does not either once the broker has published its will.
+``minimum`` deltas are in; with fewer it stays open for another deadline. A device whose connection broke is
+waited for a little longer: most come back at once, with their delta. So a slow device never holds a round,
+and a dead one does so for the grace only, from the broker's publishing of its will on.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from marram.wire import reasons
 @dataclass(frozen=True, slots=True)
 class Rules:
     """minimum: deltas that a round needs. deadline: seconds. settle: seconds that a round stays open at
-    least, so that devices which connect at the same time as the aggregator are waited for."""
+    least, so that devices which connect at the same time as the aggregator are waited for. grace: seconds
+    that a device which went offline is still waited for."""
 
     minimum: int
     deadline: float
     settle: float = 1.0
+    grace: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +168,7 @@ class Coordinator:
     rules: Rules
     round: OpenRound | None = None
     online: set[str] = field(default_factory=set)
+    left: dict[str, float] = field(default_factory=dict)
     declined: dict[str, str] = field(default_factory=dict)
     deadline: float = 0.0
     _accepted: set[str] = field(default_factory=set)
@@ -183,7 +187,10 @@ class Coordinator:
         if not self._offered:
             return self.round.opened
         settled = self.round.opened + self.rules.settle
-        return min(settled, self.deadline) if self._all_answered() else self.deadline
+        graces = [left + self.rules.grace for left in self.left.values()]
+        if self._all_answered():
+            return min(settled, self.deadline)
+        return min([*graces, self.deadline])
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take one event; return what is to be done, in this order."""
@@ -199,10 +206,18 @@ class Coordinator:
                     self.declined[event.device] = event.reason
                 return self._perhaps_close(now)
             case Presence():
-                (self.online.add if event.online else self.online.discard)(event.device)
-                return [] if event.online else self._perhaps_close(now)
+                return self._on_presence(event, now)
             case Woke():
                 return self._on_woke(now)
+
+    def _on_presence(self, event: Presence, now: float) -> list[Action]:
+        if event.online:
+            self.online.add(event.device)
+            self.left.pop(event.device, None)
+        elif event.device in self.online:
+            self.online.remove(event.device)
+            self.left[event.device] = now
+        return []
 
     def _on_opened(self, round: OpenRound, now: float) -> list[Action]:
         self.round, self._closing, self._offered = round, False, False
@@ -245,6 +260,7 @@ class Coordinator:
         return [confirm, *self._perhaps_close(now)]
 
     def _on_woke(self, now: float) -> list[Action]:
+        self.left = {device: left for device, left in self.left.items() if now < left + self.rules.grace}
         if not self._offered:
             return self._perhaps_offer(now)
         closing = self._perhaps_close(now)
@@ -257,7 +273,8 @@ class Coordinator:
 
     def _all_answered(self) -> bool:
         enough = len(self._accepted) >= self.rules.minimum
-        return enough and not (self.online - self._accepted - self.declined.keys())
+        expected = self.online | self.left.keys()
+        return enough and not (expected - self._accepted - self.declined.keys())
 
     def _perhaps_close(self, now: float) -> list[Action]:
         if self.round is None or self._closing or not self._offered or not self._all_answered():

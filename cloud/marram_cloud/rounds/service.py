@@ -89,8 +89,8 @@ class Service:
 
     def start(self, now: float) -> None:
         """Begin, or go on where the ledger says; call again to rebuild after an error."""
-        online = self._coordinator.online
-        self._coordinator = Coordinator(self.settings.rules, online=online)
+        before = self._coordinator
+        self._coordinator = Coordinator(self.settings.rules, online=before.online, left=before.left)
         self._deltas.clear()
         with self.ledger.transaction():
             self._begin_if_new(now)

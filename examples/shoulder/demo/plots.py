@@ -1,0 +1,136 @@
+"""The pictures of the demo's report, as SVG."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+Figures = dict[str, Any]
+
+_GREEN, _SAND, _SEA, _RED, _GREY = "#2f6f4f", "#c9a227", "#2b6ca3", "#b3402a", "#8a8f94"
+_STYLE = {
+    "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 11, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.edgecolor": _GREY, "axes.labelcolor": "#333", "xtick.color": "#333",
+    "ytick.color": "#333",
+}  # fmt: skip
+_TARGET = 0.80
+
+
+def accuracy(figures: Figures) -> str:
+    """Round by round, with what happened to the fleet meanwhile."""
+    rows = figures["accuracy"]["by_round"]
+    rounds = [row["round"] for row in rows]
+    figure, axes = _axes(9.5, 4.4)
+    axes.axhline(_TARGET, color=_GREY, linewidth=1, linestyle=":")
+    axes.text(rounds[-1] + 0.4, _TARGET, "0.80", va="center", color=_GREY, fontsize=9)
+    for key, color, text in (
+        ("own_windows", _SAND, "the devices' own held-back windows (what the aggregator sees)"),
+        ("held_out_people", _GREEN, "two people that no device has ever seen"),
+    ):
+        axes.plot(rounds, [row[key] for row in rows], color=color, linewidth=2.2, label=text)
+    final = figures["accuracy"]["final_int8"]
+    chosen = figures["release"]["parameters_of_round"]
+    axes.plot([chosen], [final], "o", color=_GREEN, markersize=9, zorder=5)
+    axes.annotate(
+        f"released in int8: {final:.3f}", (chosen, final), textcoords="offset points", xytext=(0, -30),
+        ha="center", color=_GREEN,
+    )  # fmt: skip
+    for round_, texts in _by_round(figures).items():
+        axes.axvline(round_, color=_RED, linewidth=1, alpha=0.5, ymax=0.28)
+        axes.text(round_ + 0.15, 0.02, texts, rotation=90, fontsize=8, color=_RED, va="bottom", ha="left")
+    axes.set(ylim=(0, 1), xlabel="round", ylabel="accuracy")
+    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 0.3))
+    return _svg(figure)
+
+
+def sizes(figures: Figures) -> str:
+    """What travels, against the fp32 parameters that others send."""
+    bytes_ = figures["bytes"]
+    rows = [
+        ("fp32 parameters", bytes_["fp32_parameters"], _GREY),
+        ("down, a device and round", bytes_["down_per_device_round"], _SEA),
+        ("up, a device and round", bytes_["up_per_device_round"], _GREEN),
+    ]
+    return _bars(rows, lambda value: f"{value:,.0f} bytes")
+
+
+def memory(figures: Figures) -> str:
+    """PSS of the processes."""
+    memory_ = figures["pss_mib"]
+    rows = [
+        ("daemon, inferring", memory_["device_idle"], _GREEN),
+        ("its trainer, while it trains", memory_["trainer_peak"], _SAND),
+        ("aggregator", memory_["aggregator"], _SEA),
+    ]
+    return _bars(rows, lambda value: f"{value:.0f} MiB")
+
+
+def confusion(figures: Figures) -> str:
+    """What the int8 model said of the held-out people's windows; rows are the truth."""
+    counts = np.array(figures["accuracy"]["confusion_int8"])
+    labels = figures["accuracy"]["labels"]
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure, axes = _axes(4.6, 4.2)
+    axes.imshow(share, cmap="Greens", vmin=0, vmax=1)
+    for row, column in np.ndindex(counts.shape):
+        if counts[row, column]:
+            color = "white" if share[row, column] > 0.5 else "#333"
+            axes.text(column, row, counts[row, column], ha="center", va="center", color=color, fontsize=9)
+    axes.set(xticks=range(len(labels)), yticks=range(len(labels)), xlabel="said", ylabel="was")
+    axes.set_xticklabels(labels, fontsize=9)
+    axes.set_yticklabels(labels, fontsize=9)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    return _svg(figure)
+
+
+def _bars(rows: list[tuple[str, float, str]], text: Any) -> str:  # noqa: ANN401 - a formatter
+    figure, axes = _axes(5.2, 0.55 * len(rows) + 0.5)
+    names, values, colors = zip(*rows, strict=True)
+    axes.barh(range(len(rows)), values, color=colors, height=0.6)
+    for place, value in enumerate(values):
+        axes.text(value, place, f" {text(value)}", va="center", fontsize=10)
+    axes.set(yticks=range(len(rows)), xticks=[], xlim=(0, max(values) * 1.35))
+    axes.set_yticklabels(names)
+    axes.invert_yaxis()
+    axes.spines[["bottom", "left"]].set_visible(False)
+    axes.tick_params(length=0)
+    return _svg(figure)
+
+
+def _by_round(figures: Figures) -> dict[int, str]:
+    """The mishaps, one text a round."""
+    found: dict[int, list[str]] = {}
+    for event in figures["events"]:
+        text = event["text"]
+        if "killed" in text:
+            found.setdefault(event["round"], []).append(
+                "kill -9: " + ("aggregator" if "aggregator" in text else "device")
+            )
+        elif "intruder" in text:
+            found.setdefault(event["round"], []).append(
+                text.removeprefix("an intruder sent a ").split(":")[0]
+            )
+    return {round_: ", ".join(texts) for round_, texts in found.items()}
+
+
+def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+    plt.rcParams.update(_STYLE)
+    figure = plt.figure(figsize=(width, height))
+    return figure, figure.add_subplot()
+
+
+def _svg(figure: Figure) -> str:
+    out = io.StringIO()
+    figure.savefig(out, format="svg", bbox_inches="tight", transparent=True)
+    plt.close(figure)
+    text = out.getvalue()
+    return text[text.index("<svg") :]

@@ -1,0 +1,140 @@
+"""The demo's fleet as files: identities made by ``marram-cloud``, a YAML and a state folder a process."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from examples.shoulder import people
+from examples.shoulder.demo.process import Process, call
+
+FLEET, REGION = "demo", "home"
+INSIDER = "insider"  # an enrolled device whose key fell into the wrong hands
+
+_AGGREGATOR = """\
+bundle: {bundle}
+state: aggregator
+broker:
+  url: mqtt://127.0.0.1:{port}
+  identity: fleet/aggregator
+rounds:
+  minimum_devices: 4
+  deadline: 60s
+  settle: 1s
+  minimum_windows: 200
+  limit: {rounds}
+release:
+  key: fleet/release.key
+  calibration: {calibration}
+"""
+
+_DEVICE = """\
+device:
+  name: {name}
+  state: {name}
+sensors:
+  - type: csv # a recording of one person, fifty times faster than it was made, again and again
+    name: watch
+    path: {recording}
+    label: exercise
+    speed: 50
+    repeat: true
+model:
+  bundle: {bundle}
+outputs:
+  - type: jsonl
+    path: {name}/predictions.jsonl
+    max_bytes: 256MiB
+cloud:
+  broker: mqtt://127.0.0.1:{port}
+  identity: ../fleet/devices/{name}
+learning:
+  store: {{ commit_every: 5s }}
+  governor: {{ max_cpu: 100, max_temperature: 120 }} # a demo may use the whole machine
+"""
+
+_STRANGER = """\
+device:
+  name: {name}
+  state: {name}
+sensors:
+  - type: csv # a person that no device has seen, as fast as it goes
+    name: watch
+    path: {recording}
+    label: exercise
+    speed: max
+    rebase: false
+model:
+  bundle: {bundle}
+outputs:
+  - type: jsonl
+    path: {name}/predictions.jsonl
+"""
+
+
+@dataclass(frozen=True)
+class Site:
+    """The files below ``folder``."""
+
+    folder: Path
+
+    @property
+    def aggregator_yaml(self) -> Path:
+        return self.folder / "aggregator.yaml"
+
+    def device_yaml(self, name: str) -> Path:
+        return self.folder / "devices" / f"{name}.yaml"
+
+    def state(self, name: str) -> Path:
+        return self.folder / "devices" / name
+
+    def socket(self, name: str) -> Path:
+        return self.state(name) / "marram.sock"
+
+    def released_bundle(self, name: str) -> Path:
+        """The bundle file that a device runs since it swapped to a release."""
+        slots = self.state(name) / "slots"
+        current = json.loads((slots / "current.json").read_text())
+        return slots / f"{current['slot']}.marram"
+
+    def aggregator(self) -> Process:
+        command = ("marram-cloud", "run", "-c", str(self.aggregator_yaml))
+        return Process("the aggregator", command, self.folder / "aggregator.log")
+
+    def device(self, name: str) -> Process:
+        command = ("marram", "run", "-c", str(self.device_yaml(name)))
+        return Process(name, command, self.folder / "devices" / f"{name}.log")
+
+    def stranger(self, person: int, bundle: Path) -> Process:
+        """A device that runs ``bundle`` over the recording of a held-out person and ends."""
+        name = device_name(person)
+        text = _STRANGER.format(name=name, recording=people.recording(person), bundle=bundle)
+        self.device_yaml(name).write_text(text)
+        return self.device(name)
+
+
+def device_name(person: int) -> str:
+    return f"person-{person:02}"
+
+
+def make(folder: Path, broker: int, gated: dict[str, int], rounds: int) -> Site:
+    """Write everything anew. broker: its port. gated: ports of the devices that go through a gate."""
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "devices").mkdir(parents=True)
+    site = Site(folder)
+    call("marram-cloud", "init", str(folder / "fleet"), "--fleet", FLEET, "--region", REGION)
+    text = _AGGREGATOR.format(
+        bundle=people.BUNDLE, port=broker, rounds=rounds, calibration=people.FOLDER / "calibration.npz"
+    )
+    site.aggregator_yaml.write_text(text)
+    names = [device_name(person) for person in people.DEVICES]
+    fleet = str(folder / "fleet")
+    call("marram-cloud", "enrol", "-c", str(site.aggregator_yaml), fleet, *names, INSIDER)
+    for person, name in zip(people.DEVICES, names, strict=True):
+        text = _DEVICE.format(
+            name=name, recording=people.recording(person), bundle=people.BUNDLE, port=gated.get(name, broker)
+        )
+        site.device_yaml(name).write_text(text)
+    return site

@@ -1,0 +1,56 @@
+"""The JSON Schema for editors accepts what the loader accepts, and knows what every key is for."""
+
+import json
+
+import jsonschema
+import pytest
+import yaml
+from hypothesis import given, settings
+from marram.config.load import loads
+from marram.config.schema import Agent, json_schema
+from marram.config.values import Place
+
+from tests.support.configs import ROOT, configurations, write
+
+SCHEMA = json.loads(json.dumps(json_schema()))
+VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+
+
+def test_it_is_valid_json_schema():
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "firmware_configs").glob("*.yaml")), ids=lambda path: path.name
+)
+def test_it_accepts_the_shipped_configurations(path):
+    VALIDATOR.validate(yaml.safe_load(path.read_text()))
+
+
+@settings(max_examples=60, deadline=None)
+@given(configurations())
+def test_it_accepts_every_valid_configuration(tree):
+    text = write(tree).text
+    loads(text, Agent, "agent.yaml", Place(ROOT))
+    VALIDATOR.validate(yaml.safe_load(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "model: {bundle: a}",
+        "sensors: []\nmodel: {bundle: a}",
+        "sensors: [{type: hsot, name: a}]\nmodel: {bundle: a}",
+        "sensors: [{type: host, name: a}]\nmodel: {bundle: a, colour: red}",
+        "sensors: [{type: host, name: a, rate: -1}]\nmodel: {bundle: a}",
+        "sensors: [{type: host, name: a}]\nmodel: {bundle: a}\nstream: {max_gap: soon}",
+    ],
+)
+def test_it_refuses_what_the_loader_refuses(text):
+    assert not VALIDATOR.is_valid(yaml.safe_load(text))
+
+
+def test_every_key_has_a_description():
+    for name, definition in SCHEMA["$defs"].items():
+        for key, value in definition.get("properties", {}).items():
+            assert key == "type" or value.get("description"), f"{name}.{key}"
