@@ -6,6 +6,7 @@ import heapq
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 
 
 @dataclass
@@ -57,6 +58,7 @@ class Broker:
     retained: dict[str, bytes] = field(default_factory=dict)
     clients: dict[str, Client] = field(default_factory=dict)
     tap: list[tuple[str, bytes]] = field(default_factory=list)
+    listener: Callable[[str, bytes], None] | None = None
 
     def connect(self, client: Client) -> None:
         client.connected = True
@@ -92,11 +94,16 @@ class Broker:
         client.topics -= set(topics)
 
     def inject(self, topic: str, payload: bytes) -> None:
-        """A message of somebody who found a way in."""
-        self._take(topic, payload, False)
+        """A message of somebody who found a way in; it arrives at once."""
+        self.tap.append((topic, payload))
+        for client in self.clients.values():
+            if client.connected and any(matches(own, topic) for own in client.topics):
+                self.clock.at(self.clock.now, self._arrival(client, topic, payload))
 
     def _take(self, topic: str, payload: bytes, retain: bool) -> None:
         self.tap.append((topic, payload))
+        if self.listener is not None:
+            self.listener(topic, payload)
         if retain:
             if payload:
                 self.retained[topic] = payload
@@ -107,14 +114,18 @@ class Broker:
                 self._send(client, topic, payload)
 
     def _send(self, client: Client, topic: str, payload: bytes) -> None:
+        arrive = self._arrival(client, topic, payload)
+        for _ in range(self._copies()):
+            self.clock.at(self.clock.now + self._delay(), arrive)
+
+    def _arrival(self, client: Client, topic: str, payload: bytes) -> Callable[[], None]:
         session = client.topics
 
         def arrive() -> None:
             if client.connected and client.topics is session:
                 client.deliver(topic, payload)
 
-        for _ in range(self._copies()):
-            self.clock.at(self.clock.now + self._delay(), arrive)
+        return arrive
 
     def _copies(self) -> int:
         if self.random.random() < self.weather.loss:
@@ -125,6 +136,7 @@ class Broker:
         return self.random.expovariate(1 / self.weather.delay)
 
 
+@cache
 def matches(pattern: str, topic: str) -> bool:
     """MQTT's topic filter, for the ``+`` that Marram uses."""
     wanted, found = pattern.split("/"), topic.split("/")

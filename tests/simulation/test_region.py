@@ -34,11 +34,25 @@ def check(seed: int) -> World:
     unknown = [digest.hex() for digest in receipts(world) if not ledger.knows_delta(digest)]
     assert not unknown, f"seed {seed}: receipts without a delta in the ledger: {unknown}"
 
+    # what is in the ledger was made by its device, and by nobody else
+    for done in closed:
+        for name, digest in ledger.database.execute(
+            "SELECT device, digest FROM deltas WHERE round = ?", (done.number,)
+        ):
+            made = next(device.made for device in world.devices if device.name == name)
+            assert digest in made, f"seed {seed}: a delta of {name} in round {done.number}"
+
     # the sum equals the reference to float64 rounding
     latest = ledger.latest_version()
     assert latest is not None and latest.version == len(closed)
     expected = replayed_sum(world)
     np.testing.assert_allclose(latest.exact, expected, rtol=1e-12, atol=1e-12, err_msg=f"seed {seed}")
+
+    # what an update leaves out goes into the next one: the loss is that of the last update alone
+    if latest.version > 0:
+        left_out = np.linalg.norm(latest.exact - latest.parameters)
+        asked = np.linalg.norm(latest.exact - ledger.parameters(latest.version - 1))
+        assert left_out <= 0.17 * asked + 1e-5, f"seed {seed}: {left_out} of {asked} is left out"
 
     # every device holds the same parameters, bit by bit
     for device in world.devices:

@@ -67,8 +67,9 @@ class Assembler:
         """Takes a frame; the message, if this was the last one missing.
 
         Raises WireError(TOO_LARGE) for a message over ``max_size``, WireError(MALFORMED) for a frame that
-        is damaged or contradicts an earlier one; what was held is kept. A message whose hash is
-        wrong is dropped and refused as MALFORMED.
+        is damaged; what was held is kept. A frame that contradicts an earlier one of its transfer is refused
+        and the transfer forgotten: which of the two is right cannot be told, and keeping the first would
+        let one bad frame block a message for ever. A message whose hash is wrong is dropped and refused.
         """
         identity, index, count, size, data = self._read(frame)
         transfer = self._transfers.get(identity)
@@ -77,13 +78,16 @@ class Assembler:
                 del self._transfers[next(iter(self._transfers))]
             transfer = self._transfers[identity] = _Transfer(count, size)
         elif (transfer.count, transfer.size) != (count, size):
+            self.drop(identity)
             raise _malformed("count or size is not that of the transfer's earlier frames")
         held = transfer.pieces.get(index)
         if held is not None:
             if held != data:
+                self.drop(identity)
                 raise _malformed(f"frame {index} came before with other bytes")
             return None
         if transfer.received + len(data) > size:
+            self.drop(identity)
             raise _malformed(f"the frames hold more than the {size} bytes they announce")
         transfer.pieces[index] = data
         transfer.received += len(data)

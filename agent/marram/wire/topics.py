@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,47}$")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}")
 
 
 def check_name(kind: str, name: str) -> str:
     """A fleet, region, device or release name as it may stand in a topic and a certificate."""
-    if not _NAME.match(name):
+    if not _NAME.fullmatch(name):
         raise ValueError(
             f"{kind} name {name!r} is not usable: 1 to 48 letters, digits, '.', '_' or '-', "
             "starting with a letter or digit"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,6 +16,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from marram_cloud.workshop.translations import TRANSLATIONS, UnsupportedError
 
+_OPERATOR = re.compile(r"op='([\w.]+)'")
+_SUPPORTED = (
+    "a module may use Linear, Conv1d (groups=1), MaxPool1d, AvgPool1d, AdaptiveAvgPool1d(1), GroupNorm, "
+    "LayerNorm, ReLU and other element-wise functions, on whole batches"
+)
 BATCH = "batch"
 OPSET = 18
 _MOST_BATCH = 65536
@@ -37,7 +43,13 @@ def export(
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        traced = make_fx(positional, core_aten_decompositions(), tracing_mode="symbolic")(*arguments.values())
+        # Torch logs a traceback of its own beside the exception that is explained here.
+        logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
+        try:
+            trace = make_fx(positional, core_aten_decompositions(), tracing_mode="symbolic")
+            traced = trace(*arguments.values())
+        except Exception as error:
+            raise UnsupportedError(_why(error)) from error
         program = _to_onnx(traced, arguments, outputs, batched)
     content: bytes = _plain(program).SerializeToString(deterministic=True)
     return content
@@ -104,6 +116,13 @@ def _why(error: BaseException) -> str:
         if isinstance(seen, UnsupportedError):
             return str(seen)
         if type(seen).__name__ == "DispatchError":
-            return f"no ONNX form of an operator is known: {str(seen).splitlines()[0]}"
+            named = _OPERATOR.search(str(seen))
+            return f"no ONNX form of {named[1] if named else 'an operator'} is known: {_SUPPORTED}"
+        if type(seen).__name__ == "GuardOnDataDependentSymNode":
+            return (
+                "forward decides by the values of its input, which cannot be traced: compute both ways and "
+                "choose with torch.where"
+            )
         seen = seen.__cause__
-    return f"the module cannot be exported: {str(error).splitlines()[0]}"
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"the module cannot be exported: {lines[0]}: {_SUPPORTED}"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import msgspec
 import torch
@@ -20,6 +20,8 @@ from marram.config.load import load
 from marram.errors import MarramError
 
 from marram_cloud.releases.calibration import read_calibration
+
+_TRIED = 5
 
 
 class ProjectError(MarramError):
@@ -67,6 +69,7 @@ class Project:
         self.calibration = read_calibration(
             folder / "calibration.npz", len(self.about.channels), self.about.length
         )
+        self._try()
 
     def _module(self) -> torch.nn.Module:
         path = self.folder / "model.py"
@@ -90,3 +93,45 @@ class Project:
                 "use GroupNorm in place of BatchNorm, and plain constants for fixed numbers"
             )
         return module
+
+    def _try(self) -> None:
+        """Run the module on some windows, so that its own mistakes are told in its own words."""
+        path = self.folder / "model.py"
+        parameters = dict(self.module.named_parameters())
+        if not parameters:
+            raise ProjectError(f"{path}: the module has no parameters: there is nothing to learn")
+        for name, value in parameters.items():
+            if value.dtype != torch.float32:
+                raise ProjectError(f"{path}: parameter {name} is {value.dtype}; it should be torch.float32")
+        windows = torch.from_numpy(self.calibration[:_TRIED])
+        try:
+            with torch.no_grad():
+                outputs, again = (self._outputs(self.module(windows)) for _ in range(2))
+        except Exception as error:
+            text = str(error).strip().splitlines()
+            raise ProjectError(
+                f"{path}: forward fails on windows of shape {tuple(windows.shape)}: "
+                f"{text[0] if text else type(error).__name__}"
+            ) from error
+        count = len(windows)
+        shape = (count, len(self.about.labels))
+        if self.about.task == "classify" and [tuple(one.shape) for one in outputs] != [shape]:
+            found = ", ".join(str(tuple(one.shape)) for one in outputs)
+            raise ProjectError(
+                f"{path}: forward should give logits of shape {shape}, a label each; it gives {found}"
+            )
+        shapes = {tuple(one.shape) for one in outputs}
+        if self.about.task == "reconstruct" and (len(outputs) != 2 or shapes != {tuple(windows.shape)}):
+            raise ProjectError(
+                f"{path}: forward should give (normalised window, its reconstruction), both of shape "
+                f"{tuple(windows.shape)}; it gives {', '.join(map(str, sorted(shapes)))}"
+            )
+        if not all(torch.equal(one, other) for one, other in zip(outputs, again, strict=True)):
+            raise ProjectError(
+                f"{path}: forward gives other outputs for the same windows, or NaN: it must not use chance "
+                "(no Dropout), and be finite"
+            )
+
+    @staticmethod
+    def _outputs(made: object) -> tuple[torch.Tensor, ...]:
+        return tuple(made) if isinstance(made, tuple | list) else (cast(torch.Tensor, made),)

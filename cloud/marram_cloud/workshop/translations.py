@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+import onnx
 import torch
 from marram.errors import MarramError
+from numpy.typing import NDArray
 from onnxscript import opset18 as op
 
 # ONNX values while a graph is traced; onnxscript has no public type for them.
@@ -80,6 +83,38 @@ def max_pool_backward(
     return op.Reshape(op.ScatterElements(zeros, places, values, axis=2, reduction="add"), shape)
 
 
+def avg_pool_backward(
+    grad_output: Value, self: Value, kernel_size: Sequence[int], stride: Sequence[int],
+    padding: Sequence[int], ceil_mode: bool, count_include_pad: bool, divisor_override: int | None,
+) -> Value:  # fmt: skip
+    """Gradient of an average pooling: each output's gradient, spread evenly over what it was the mean of."""
+    if ceil_mode:
+        raise UnsupportedError(
+            "the gradient of this pooling is not supported: use AvgPool1d without ceil_mode"
+        )
+    steps = list(stride) or list(kernel_size)
+    sizes = [int(size) for size in self.shape[-2:]]
+    outputs = [int(size) for size in grad_output.shape[-2:]]
+    counts, left_over = [], []
+    for size, output, kernel, step, pad in zip(sizes, outputs, kernel_size, steps, padding, strict=True):
+        begins = np.arange(output) * step - pad
+        inside = np.minimum(begins + kernel, size) - np.maximum(begins, 0)
+        counts.append(np.full(output, kernel) if count_include_pad else inside)
+        left_over.append(size - ((output - 1) * step - 2 * pad + kernel))
+    divisors = np.outer(*counts) if divisor_override is None else np.full(outputs, divisor_override)
+    # Planes one by one, so that one kernel of ones serves them all.
+    planes = op.Reshape(grad_output, _ints([-1, 1, *outputs]))
+    spread = op.ConvTranspose(
+        op.Mul(planes, _floats(1 / divisors[None, None])), _floats(np.ones((1, 1, *kernel_size))),
+        strides=steps, pads=[*padding, *padding], output_padding=left_over,
+    )  # fmt: skip
+    return op.Reshape(spread, op.Shape(self))
+
+
+def _floats(values: NDArray[np.float64]) -> Value:
+    return op.Constant(value=onnx.numpy_helper.from_array(values.astype(np.float32)))
+
+
 def _ints(values: list[int]) -> Value:
     return op.Constant(value_ints=values)
 
@@ -87,4 +122,5 @@ def _ints(values: list[int]) -> Value:
 TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.convolution_backward.default: convolution_backward,
     torch.ops.aten.max_pool2d_with_indices_backward.default: max_pool_backward,
+    torch.ops.aten.avg_pool2d_backward.default: avg_pool_backward,
 }

@@ -102,7 +102,7 @@ def test_hostile_frames_are_refused_and_leave_nothing(data, reason):
     "second",
     [frame(index=1, count=3), frame(index=1, size=11), frame(data=b"54321"), frame(index=1, data=b"678901")],
 )
-def test_frames_that_contradict_earlier_ones_are_refused(second):
+def test_a_frame_that_contradicts_an_earlier_one_is_refused_and_does_not_block_the_message(second):
     message = b"1234567890"
     transfer = hashlib.sha256(message).digest()[:16]
     assembler = Assembler(1000, 2)
@@ -113,6 +113,8 @@ def test_frames_that_contradict_earlier_ones_are_refused(second):
     assembler.add(owned(frame()))
     with pytest.raises(WireError):
         assembler.add(owned(second))
+    assert assembler.pending() == []
+    assembler.add(owned(frame()))
     assert assembler.add(owned(frame(index=1, data=b"67890"))) == message
 
 

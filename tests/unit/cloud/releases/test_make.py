@@ -1,0 +1,139 @@
+"""From parameters to a signed int8 release that a device takes."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from marram.bundle.file import parse
+from marram.programs.program import load
+from marram.storage import open_database
+from marram.wire import envelope
+from marram.wire.envelope import KeySigner
+from marram.wire.messages import Metrics, Release, Steps
+from marram.wire.signed import read
+from marram_cloud.enrolment import authority
+from marram_cloud.ledger import ledger as ledgers
+from marram_cloud.ledger.ledger import Ledger, LedgerError, Round, StoredDelta
+from marram_cloud.releases import publish
+from marram_cloud.releases.calibration import read_calibration
+from marram_cloud.releases.choose import Evaluated
+from marram_cloud.releases.make import ReleaseError, make, read_release_key
+from marram_cloud.releases.quantise import infer_from_predict
+from marram_cloud.releases.rebuild import rebuild
+
+from tests.support.aggregator import NOW, TOPICS
+from tests.support.training import filled_store, job, run
+from tests.support.windows import SHOULDER, bundle, shoulder_windows
+
+KEY = ec.generate_private_key(ec.SECP256R1())
+
+
+@pytest.fixture(scope="module")
+def calibration():
+    return read_calibration(SHOULDER.parent / "calibration.npz", 6, 100)
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory):
+    """Parameters that have learnt something: a few epochs on one person."""
+    folder = tmp_path_factory.mktemp("learnt")
+    filled_store(folder / "windows.db").close(0.0)
+    result = run(job(folder, epochs=6, learning_rate=0.03))
+    assert result.after.accuracy > 0.6
+    return np.fromfile(folder / "training" / "parameters.f32", "<f4")
+
+
+@pytest.fixture
+def ledger(tmp_path, learnt):
+    ledger = Ledger(open_database(tmp_path / "ledger.db", ledgers.SCHEMA))
+    initial = bundle(SHOULDER).parameters()
+    ledger.add_version(0, initial, initial.astype(float), None, NOW)
+    ledger.add_version(1, learnt, learnt.astype(float), None, NOW)
+    return ledger
+
+
+CHOSEN = Evaluated(1, 3, 300, 0.5, 0.9)
+
+
+def test_int8_agrees_with_fp32_on_real_windows_and_is_much_smaller(learnt, calibration):
+    source = bundle(SHOULDER)
+    predict = source.members["predict.onnx"]
+    int8 = infer_from_predict(predict, learnt, calibration)
+    windows = shoulder_windows(2).values
+    exact = load(predict, "onnx")(parameters=learnt, x=windows)["scores"]
+    coarse = load(int8, "onnx")(x=windows)["scores"]
+    assert (exact.argmax(axis=1) == coarse.argmax(axis=1)).mean() > 0.95
+    assert np.abs(exact - coarse).mean() < 0.02
+    assert len(int8) < 4 * len(learnt)
+
+
+def test_the_same_parameters_give_the_same_bytes(learnt, calibration):
+    source = bundle(SHOULDER)
+    first, second = (rebuild(source, learnt, calibration, "1+r1", {"devices": 3.0}) for _ in range(2))
+    assert first == second
+
+
+def test_a_rebuilt_bundle_is_of_the_same_family_with_the_new_parameters(learnt, calibration):
+    made = parse(rebuild(bundle(SHOULDER), learnt, calibration, "5+r1", {"devices": 3.0}))
+    assert made.manifest.family == bundle(SHOULDER).manifest.family
+    assert made.manifest.version == "5+r1"
+    assert made.manifest.card.metrics["devices"] == 3.0
+    np.testing.assert_array_equal(made.parameters(), learnt)
+    for name in ("train.onnx", "evaluate.onnx", "predict.onnx"):
+        assert made.members[name] == bundle(SHOULDER).members[name]
+    assert len(rebuild(bundle(SHOULDER), learnt, calibration, "5", {})) < 200_000
+
+
+def test_a_release_is_signed_numbered_and_in_the_ledger_and_its_parts_are_the_bundle(ledger, calibration):
+    releases = [
+        make(ledger, bundle(SHOULDER), CHOSEN, calibration, KeySigner(KEY), TOPICS, NOW) for _ in range(2)
+    ]
+    assert [release.sequence for release in releases] == [1, 2]
+    assert ledger.latest_release() == releases[1]
+    *parts, (topic, sealed) = publish.messages(releases[1], TOPICS)
+    parsed = envelope.parse(sealed, 10_000)
+    envelope.verify(parsed, topic, KEY.public_key())
+    word = read(parsed, Release)
+    content = b"".join(payload for _, payload in parts)
+    assert (word.size, word.digest) == (len(content), hashlib.sha256(content).digest())
+    assert word.version == "2+r1"
+    assert all(len(payload) == word.part_size for _, payload in parts[:-1])
+    assert parse(content).manifest.card.metrics["accuracy_fp32_devices"] == 0.9
+    assert {topic for topic, payload in publish.withdrawn(releases[1], TOPICS) if payload == b""} == {
+        topic for topic, _ in parts
+    }
+
+
+def test_a_version_that_nobody_evaluated_carries_no_figures(ledger, calibration):
+    nobody = Evaluated(1, 0, 0, 0.0, None)
+    release = make(ledger, bundle(SHOULDER), nobody, calibration, KeySigner(KEY), TOPICS, NOW)
+    metrics = parse(release.bundle).manifest.card.metrics
+    assert "loss_fp32_devices" not in metrics
+    assert "accuracy_fp32_devices" not in metrics
+
+
+def test_a_version_that_is_not_kept_cannot_be_released(ledger, calibration):
+    with pytest.raises(LedgerError, match="version 9"):
+        make(ledger, bundle(SHOULDER), Evaluated(9, 3, 3, 1.0, 0.9), calibration, KeySigner(KEY), TOPICS, NOW)
+    assert ledger.latest_release() is None
+
+
+def test_the_devices_evaluations_are_those_of_the_rounds_base(ledger):
+    ledger.open_round(Round(0, 1, "float32", 1, Steps(1, 16, 0.05), NOW))
+    before, after = Metrics(10, 1.0, 0.5), Metrics(10, 0.5, 0.8)
+    ledger.add_delta(StoredDelta(0, "device-1", b"d" * 32, 5, before, after, 100, 1, b"payload"), NOW)
+    assert ledger.evaluations() == {1: [("device-1", before)]}
+
+
+@pytest.mark.parametrize("content", [None, b"", b"garbage"])
+def test_a_release_key_that_cannot_be_read_is_named(tmp_path, content):
+    if content is not None:
+        (tmp_path / "release.key").write_bytes(content)
+    with pytest.raises(ReleaseError, match=r"release\.key"):
+        read_release_key(tmp_path / "release.key")
+
+
+def test_a_release_key_is_read_as_init_writes_it(tmp_path):
+    authority.write_private(tmp_path / "release.key", authority.private_pem(KEY))
+    assert read_release_key(tmp_path / "release.key").key_id == KeySigner(KEY).key_id

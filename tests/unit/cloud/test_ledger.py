@@ -1,0 +1,106 @@
+"""The ledger: what is in it after a transaction, what it forgets, and a damaged one."""
+
+import numpy as np
+import pytest
+from marram.errors import StorageError
+from marram.storage import open_database
+from marram.wire import certificates
+from marram_cloud.aggregator import open_ledger
+from marram_cloud.ledger import ledger as ledgers
+from marram_cloud.ledger.ledger import Ledger, LedgerError, StoredRelease
+
+from tests.support.aggregator import INITIAL, NOW
+from tests.support.identities import certified
+from tests.support.service import Region
+from tests.unit.cloud.test_config import settings_for
+
+
+@pytest.fixture
+def region():
+    made = Region()
+    for round in range(4):
+        for name in made.names:
+            made.hears(made.delta(name, np.full(24, 0.1 * round, np.float32)), name)
+        made.waits(1.0)
+    return made
+
+
+def test_a_transaction_that_fails_leaves_nothing_behind(region):
+    before = region.ledger.rounds()
+    with pytest.raises(RuntimeError), region.ledger.transaction():
+        region.ledger.close_round(4, NOW, 1, 1)
+        region.ledger.revoke_device("device-1", NOW)
+        raise RuntimeError
+    assert region.ledger.rounds() == before
+    assert not any(revoked for _, _, revoked in region.ledger.devices())
+
+
+def test_a_device_that_is_not_there_cannot_be_revoked(region):
+    with pytest.raises(LedgerError, match="no device 'nobody'"):
+        region.ledger.revoke_device("nobody", NOW)
+
+
+def test_a_device_that_is_enrolled_again_is_trusted_by_its_new_key_only(region):
+    ledger = region.ledger
+    old, new = certified("device", "device-1")[0], certified("device", "device-1b")[0]
+    ledger.revoke_device("device-1", NOW)
+    ledger.add_device("device-1", certificates.key_id(new), certificates.der(new), NOW)
+    assert ledger.device_by_key(certificates.key_id(old)) is None
+    assert not ledger.device_by_key(certificates.key_id(new)).revoked
+
+
+def test_payloads_of_rounds_long_summed_are_forgotten_and_their_figures_are_not(region):
+    ledger = region.ledger
+    with pytest.raises(LedgerError, match="not kept"):
+        ledger.delta_payload(0, "device-1")
+    assert ledger.delta_payload(3, "device-1")
+    deltas, size, before, after = ledger.round_figures(0)
+    assert (deltas, len(before), len(after)) == (3, 3, 3)
+    assert size > 0
+    assert len(ledger.evaluations()[0]) == 3
+
+
+def test_only_the_newest_version_keeps_what_the_next_step_needs(region):
+    rows = region.disk.execute("SELECT version FROM versions WHERE exact IS NOT NULL").fetchall()
+    assert rows == [(4,)]
+    assert region.ledger.kept_versions() == [0, 1, 2, 3, 4]
+    region.ledger.forget_versions(3)
+    assert region.ledger.kept_versions() == [3, 4]
+    with pytest.raises(LedgerError, match="version 1"):
+        region.ledger.parameters(1)
+    with pytest.raises(LedgerError, match="no version 77"):
+        region.ledger.version_digest(77)
+
+
+def test_refusals_are_added_up_by_reason(region):
+    for device in ("a", "a", "b"):
+        region.ledger.count_refusal(device, "malformed", "x", NOW)
+    region.ledger.count_refusal("a", "revoked", "x", NOW)
+    assert region.ledger.refusals() == {"malformed": 3, "revoked": 1}
+
+
+def test_the_newest_release_is_the_one_with_the_highest_sequence(region):
+    for sequence in (1, 2):
+        release = StoredRelease(sequence, "m", f"v{sequence}", b"d" * 32, 1, b"bundle", 10, b"sealed")
+        region.ledger.add_release(release, NOW)
+    assert region.ledger.latest_release().version == "v2"
+
+
+def test_what_was_committed_is_there_after_a_restart(tmp_path):
+    ledger = Ledger(open_database(tmp_path / "ledger.db", ledgers.SCHEMA))
+    with ledger.transaction():
+        ledger.add_version(0, INITIAL, INITIAL.astype(np.float64), np.ones(3), NOW)
+    ledger.database.close()
+    latest = Ledger(open_database(tmp_path / "ledger.db", ledgers.SCHEMA)).latest_version()
+    np.testing.assert_array_equal(latest.parameters, INITIAL)
+    assert latest.state.tolist() == [1, 1, 1]
+
+
+def test_a_damaged_ledger_is_an_error_and_is_never_begun_anew(tmp_path):
+    config = settings_for(tmp_path)
+    open_ledger(config).database.close()
+    path = config.state / "ledger.db"
+    path.write_bytes(b"damaged" * 5000)
+    with pytest.raises(StorageError, match="is damaged"):
+        open_ledger(config)
+    assert path.read_bytes() == b"damaged" * 5000
