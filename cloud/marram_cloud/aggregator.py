@@ -9,14 +9,14 @@ import time
 from collections.abc import Callable
 
 from marram.bundle.file import read
-from marram.errors import MarramError
+from marram.errors import MarramError, WireError
 from marram.link.identity import Identity
 from marram.link.identity import load as load_identity
 from marram.link.mqtt import Broker, Down, LinkEvent, Message, MqttLink, Options, Up
 from marram.notify import notify
 from marram.storage import open_database
-from marram.wire import certificates
-from marram.wire.signed import Author
+from marram.wire import certificates, envelope, reasons
+from marram.wire.signed import MAX_ENVELOPE, Author
 from marram.wire.topics import Topics
 
 from marram_cloud.config.schema import Aggregator
@@ -24,7 +24,8 @@ from marram_cloud.engines.local import LocalEngine
 from marram_cloud.ledger import ledger as ledgers
 from marram_cloud.ledger.ledger import Ledger, StoredRelease
 from marram_cloud.releases import publish
-from marram_cloud.rounds.service import Model, Service
+from marram_cloud.retained import Retained
+from marram_cloud.rounds.service import UNKNOWN, Model, Service
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ _BATCH = 256
 _RECEIVE_MAXIMUM = 256
 _IDLE = 5.0
 _CONNECT = 20.0
-_OWED_AGAIN = 0.5
+_AGAIN, _RESTORE_AGAIN = 0.5, 1.0
 
 
 def open_ledger(config: Aggregator) -> Ledger:
@@ -64,6 +65,10 @@ class Runner:
         self._events: queue.SimpleQueue[LinkEvent | None] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._owed: dict[str, bytes] = {}
+        self._retained = Retained()
+        self._max_payload = 0
+        self._restore = False
+        self._published = 0.0
         self._ledger = open_ledger(config)
         identity = load_identity(config.broker.identity, role="aggregator")
         bundle = read(config.bundle)
@@ -71,6 +76,7 @@ class Runner:
         if "train" not in manifest.programs:
             raise MarramError(f"{config.bundle}: has no 'train' program, so there is nothing to learn")
         self._topics = Topics(identity.subject.fleet, identity.subject.region)
+        self._model, self._key = manifest.name, certificates.public_key(identity.certificate)
         self._link = open_link(config, identity, "aggregator", self._events.put)
         author = Author(identity.subject, identity.signer, (certificates.der(identity.certificate),))
         self._service = Service(
@@ -102,8 +108,8 @@ class Runner:
         """Wait for something; take in what has come by then as one batch."""
         wake = self._service.wake_at
         timeout = _IDLE if wake is None else min(max(wake - time.time(), 0.0), _IDLE)
-        if self._owed:
-            timeout = min(timeout, _OWED_AGAIN)
+        if self._owed or self._restore:
+            timeout = min(timeout, _AGAIN)
         messages: list[Message] = []
         try:
             event = self._events.get(timeout=timeout)
@@ -118,7 +124,9 @@ class Runner:
         except queue.Empty:
             pass
         if messages:
-            self._service.take([(message.topic, message.payload) for message in messages], time.time())
+            batch = [(message.topic, message.payload) for message in messages]
+            self._service.take([one for one in batch if self._topics.device_of(one[0])], time.time())
+            self._guard([one for one in batch if not self._topics.device_of(one[0])])
             # The broker may forget them only now that they are in the ledger.
             for message in messages:
                 message.done()
@@ -126,6 +134,8 @@ class Runner:
         if wake is not None and time.time() >= wake:
             self._service.wake(time.time())
         self._pay()
+        if self._restore and time.monotonic() - self._published >= _RESTORE_AGAIN:
+            self._publish_all()
 
     def _link_changed(self, event: Up | Down) -> None:
         if isinstance(event, Down):
@@ -135,15 +145,57 @@ class Runner:
                     self._owed.setdefault(lost.topic, lost.payload)
             return
         self._link.subscribe(self._service.subscriptions())
-        self._service.connected(time.time(), event.max_payload)
+        self._link.watch(self._topics.aggregators(self._model))
         publish.remember_limit(self._ledger, event.max_payload)
+        self._max_payload = event.max_payload
+        self._publish_all()
+
+    def _publish_all(self) -> None:
+        """Make what the broker keeps what the ledger says."""
+        self._restore, self._published = False, time.monotonic()
+        self._service.connected(time.time(), self._max_payload)
         release = self._ledger.latest_release()
         if release is not None:
             for topic, payload in publish.messages(release, self._topics):
                 self._send(topic, payload, True)
 
+    def _guard(self, messages: list[tuple[str, bytes]]) -> None:
+        """Messages on the aggregator's own topics: count others', and put right what the broker keeps."""
+        if not messages:
+            return
+        # Another process, `marram-cloud release`, may have published these and taken older ones off.
+        release = self._ledger.latest_release()
+        self._retained.forget(f"{self._topics.root}/release/")
+        for topic, payload in publish.messages(release, self._topics) if release is not None else ():
+            self._retained.note(topic, payload)
+        for topic, payload in messages:
+            if self._retained.knows(topic, payload) or self._signed_here(topic, payload):
+                continue
+            if topic in self._retained:
+                log.warning("somebody else wrote on %s; is the broker open to all?", topic)
+                with self._ledger.transaction():
+                    self._ledger.count_refusal(
+                        UNKNOWN, reasons.WRONG_SENDER, f"wrote on {topic}", time.time()
+                    )
+                self._restore = True
+            elif payload:
+                log.info("nothing belongs on %s: it is taken off the broker", topic)
+                self._send(topic, b"", True)
+
+    def _signed_here(self, topic: str, payload: bytes) -> bool:
+        """Whether this is an offer of this aggregator, of an earlier life perhaps."""
+        if topic != self._topics.round:
+            return False
+        try:
+            envelope.verify(envelope.parse(payload, MAX_ENVELOPE), topic, self._key)
+        except WireError:
+            return False
+        return True
+
     def _send(self, topic: str, payload: bytes, retain: bool) -> None:
         """Retained messages are owed until the broker has them; others the device asks for again."""
+        if retain:
+            self._retained.note(topic, payload)
         sent = self._link.publish(topic, payload, retain)
         self._owed.pop(topic, None)
         if retain and not sent and len(payload) <= self._link.max_payload:

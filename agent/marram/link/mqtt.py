@@ -248,9 +248,17 @@ class MqttLink:
         """Wait until the broker has acknowledged all that was published; False after ``timeout`` seconds."""
         return self._unacknowledged.drained(timeout)
 
+    def watch(self, topics: tuple[str, ...]) -> None:
+        """Subscribe to what others publish from now on on topics that this client writes itself."""
+        only_news = SubscribeOptions.RETAIN_DO_NOT_SEND
+        self._subscribe(topics, SubscribeOptions(qos=1, noLocal=True, retainHandling=only_news))
+
     def subscribe(self, topics: tuple[str, ...]) -> None:
         """Subscribe with QoS 1; retained messages come (again) for each. Nothing while the link is down."""
-        client, options = self._client, SubscribeOptions(qos=1)
+        self._subscribe(topics, SubscribeOptions(qos=1))
+
+    def _subscribe(self, topics: tuple[str, ...], options: SubscribeOptions) -> None:
+        client = self._client
         for start in range(0, len(topics), 64):
             if client.is_connected():
                 client.subscribe([(topic, options) for topic in topics[start : start + 64]])

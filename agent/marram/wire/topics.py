@@ -61,6 +61,10 @@ class Topics:
         """To a device: one sealed message ("receipt", "refusal")."""
         return f"{self.root}/device/{device}/down/{kind}"
 
+    def aggregators(self, model: str) -> tuple[str, ...]:
+        """Filters of all retained topics that only the aggregator of this model may write."""
+        return (self.round, f"{self.root}/parameters/#", f"{self.release(model)}/#")
+
     def device_of(self, topic: str) -> str | None:
         """The device below whose topics ``topic`` stands, or None."""
         head = f"{self.root}/device/"
