@@ -95,11 +95,18 @@ class Presence:
 
 
 @dataclass(frozen=True, slots=True)
+class Barred:
+    """A device that may not take part: it is not waited for, grace or not."""
+
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
 class Woke:
     """``wake_at`` has passed."""
 
 
-Event = Opened | DeltaCame | DeltaStored | Declined | Presence | Woke
+Event = Opened | DeltaCame | DeltaStored | Declined | Presence | Barred | Woke
 
 
 # ---- actions -----------------------------------------------------------------------------------------
@@ -207,6 +214,10 @@ class Coordinator:
                 return self._perhaps_close(now)
             case Presence():
                 return self._on_presence(event, now)
+            case Barred():
+                self.online.discard(event.device)
+                self.left.pop(event.device, None)
+                return self._perhaps_close(now)
             case Woke():
                 return self._on_woke(now)
 

@@ -170,9 +170,9 @@ class Service:
         if sender is None:
             return
         if topic == self.topics.state(sender):
-            # Who may not take part is not waited for.
-            online = _online(payload) and self.ledger.trusts(sender)
-            self._handle(machine.Presence(sender, online), now)
+            trusted = self.ledger.trusts(sender)
+            presence = machine.Presence(sender, _online(payload)) if trusted else machine.Barred(sender)
+            self._handle(presence, now)
             return
         try:
             message = self._reassembly.add(topic, payload)
@@ -372,7 +372,7 @@ class Service:
     def _publish(self, round: OpenRound, now: float) -> None:
         for name in sorted(self._coordinator.online):
             if not self.ledger.trusts(name):
-                self._handle(machine.Presence(name, False), now)
+                self._handle(machine.Barred(name), now)
         for artefact in self._artefacts():
             if artefact.version == round.version:
                 self._queue_artefact(artefact)
@@ -419,7 +419,7 @@ class Service:
     def _refuse(self, device: str, digest: bytes, reason: str, detail: str, now: float) -> None:
         self._count(device, reason, detail, now)
         if reason == reasons.REVOKED:
-            self._handle(machine.Presence(device, False), now)
+            self._handle(machine.Barred(device), now)
         topic = self.topics.down(device, "refusal")
         message = Refusal(digest, reason, detail[:500])
         self._queue(topic, self.author.seal(message, topic, self._next_counter(now)), retain=False)
