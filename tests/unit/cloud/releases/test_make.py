@@ -17,7 +17,7 @@ from marram_cloud.ledger import ledger as ledgers
 from marram_cloud.ledger.ledger import Ledger, LedgerError, Round, StoredDelta
 from marram_cloud.releases import publish
 from marram_cloud.releases.calibration import read_calibration
-from marram_cloud.releases.choose import Evaluated
+from marram_cloud.releases.choose import Stretch
 from marram_cloud.releases.make import ReleaseError, make, read_release_key
 from marram_cloud.releases.quantise import infer_from_predict
 from marram_cloud.releases.rebuild import rebuild
@@ -53,7 +53,7 @@ def ledger(tmp_path, learnt):
     return ledger
 
 
-CHOSEN = Evaluated(1, 3, 300, 0.5, 0.9)
+CHOSEN = Stretch((1,), 3, 0.5, 0.9)
 
 
 def test_int8_agrees_with_fp32_on_real_windows_and_is_much_smaller(learnt, calibration):
@@ -105,8 +105,16 @@ def test_a_release_is_signed_numbered_and_in_the_ledger_and_its_parts_are_the_bu
     }
 
 
+def test_the_mean_of_the_chosen_versions_is_released(ledger, calibration, learnt):
+    both = Stretch((0, 1), 3, 0.5, 0.9)
+    release = make(ledger, bundle(SHOULDER), both, calibration, KeySigner(KEY), TOPICS, NOW)
+    made = parse(release.bundle)
+    np.testing.assert_allclose(made.parameters(), (bundle(SHOULDER).parameters() + learnt) / 2, atol=1e-6)
+    assert made.manifest.card.metrics["averaged_versions"] == 2.0
+
+
 def test_a_version_that_nobody_evaluated_carries_no_figures(ledger, calibration):
-    nobody = Evaluated(1, 0, 0, 0.0, None)
+    nobody = Stretch((1,), 0, 0.0, None)
     release = make(ledger, bundle(SHOULDER), nobody, calibration, KeySigner(KEY), TOPICS, NOW)
     metrics = parse(release.bundle).manifest.card.metrics
     assert "loss_fp32_devices" not in metrics
@@ -115,7 +123,7 @@ def test_a_version_that_nobody_evaluated_carries_no_figures(ledger, calibration)
 
 def test_a_version_that_is_not_kept_cannot_be_released(ledger, calibration):
     with pytest.raises(LedgerError, match="version 9"):
-        make(ledger, bundle(SHOULDER), Evaluated(9, 3, 3, 1.0, 0.9), calibration, KeySigner(KEY), TOPICS, NOW)
+        make(ledger, bundle(SHOULDER), Stretch((9,), 3, 1.0, 0.9), calibration, KeySigner(KEY), TOPICS, NOW)
     assert ledger.latest_release() is None
 
 

@@ -69,6 +69,9 @@ def test_a_round_waits_for_a_device_that_is_online_and_not_for_one_that_is_not(r
     region.waits(5.0)
     assert region.ledger.current_round().number == 0
     region.service.take([(TOPICS.state("device-3"), b'{"online":false}')], region.now)
+    region.waits(1.0)
+    assert region.ledger.current_round().number == 0  # most come back at once
+    region.waits(region.rules.grace)
     assert region.ledger.current_round().number == 1
 
 
@@ -254,7 +257,7 @@ def test_a_revoked_device_is_refused_and_not_waited_for(region):
     assert region.refusals("device-3") == [reasons.REVOKED]
     for name in ("device-1", "device-2"):
         region.hears(region.delta(name), name)
-    region.waits(1.0)
+    region.waits(region.rules.grace)
     assert region.ledger.current_round().number == 1
     assert region.stored[0] == ["device-1", "device-2"]
 
