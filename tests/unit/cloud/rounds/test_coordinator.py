@@ -145,6 +145,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.now = max(self.now, wake)
         number = self.number
         self.handle(machine.Woke())
+        assert self.coordinator.wake_at > self.now or self.number > number, "it would wake for ever"
         if number == self.number and self.now >= self.deadline and self.published[-1:] == [number]:
             self.deadline = self.now + 60.0
 
