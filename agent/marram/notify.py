@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 
+_PATIENCE = 1.0
+
 
 def notify(**fields: str) -> None:
     """Send fields such as READY="1" or STATUS="..."; a missing or dead NOTIFY_SOCKET is no error."""
@@ -13,6 +15,8 @@ def notify(**fields: str) -> None:
         return
     message = "\n".join(f"{name}={value}" for name, value in fields.items()).encode()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        # A listener that does not read must not hold the daemon up.
+        channel.settimeout(_PATIENCE)
         try:
             channel.sendto(message, "\0" + address[1:] if address.startswith("@") else address)
         except OSError:

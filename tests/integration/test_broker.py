@@ -129,7 +129,7 @@ def test_a_device_boots_without_network_and_joins_when_the_broker_appears(tmp_pa
                 device.until("its part in a round", lambda status: status["rounds"]["deltas"] > 0)
                 fleet.closed(1)
                 assert device.process.stop() == 0
-            assert systemd.said("STOPPING=1")
+            eventually("STOPPING", lambda: systemd.said("STOPPING=1"))
 
 
 def test_parts_shrink_to_what_the_broker_takes(tmp_path: Path) -> None:

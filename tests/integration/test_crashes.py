@@ -150,16 +150,15 @@ def test_a_receipt_that_was_lost_is_sent_again(tmp_path: Path) -> None:
         device.write(cloud={"broker": proxy.url})
         fleet.start().closed(1)
         device.until("a training", lambda status: status["training"]["running"])
-        fleet.aggregator.process.kill()
+        proxy.deafen()
         device.until("a delta in the outbox", lambda status: status["rounds"]["outbox"] == 1)
-        proxy.cut()
         [digest] = device.outbox()
-        fleet.aggregator.start()
-        # The broker kept the aggregator's session and with it the delta.
         eventually(
             "the delta in the ledger",
             lambda: digest in {taken for _, _, taken in fleet.aggregator.deltas()},
         )
+        proxy.cut()
+        proxy.flow()
         assert device.status()["rounds"]["outbox"] == 1
         proxy.mend()
         all_counted_once(fleet)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -86,29 +88,35 @@ def ended(pid: int) -> bool:
 
 
 class NotifySocket:
-    """systemd's side of sd_notify: what a daemon says about itself."""
+    """systemd's side of sd_notify: keeps what a daemon says about itself."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.messages: list[str] = []
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(path))
-        self._socket.setblocking(False)
+        self._socket.settimeout(0.2)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._read, daemon=True)
 
     def __enter__(self) -> NotifySocket:
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._closed.set()
+        self._thread.join()
         self._socket.close()
 
     def said(self, message: str) -> bool:
         """Whether this message has come by now."""
-        return self.count(message) > 0
+        return message in self.messages
 
     def count(self, message: str) -> int:
         """How often this message has come by now."""
-        while True:
-            try:
+        return self.messages.count(message)
+
+    def _read(self) -> None:
+        while not self._closed.is_set():
+            with contextlib.suppress(TimeoutError):
                 self.messages.append(self._socket.recv(4096).decode())
-            except BlockingIOError:
-                return self.messages.count(message)

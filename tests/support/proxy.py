@@ -69,6 +69,8 @@ class Proxy:
         self._left: int | None = None
         self._passing = threading.Event()
         self._passing.set()
+        self._answering = threading.Event()
+        self._answering.set()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def __enter__(self) -> Proxy:
@@ -76,7 +78,7 @@ class Proxy:
 
     def __exit__(self, *_: object) -> None:
         self._listener.close()
-        self._passing.set()
+        self.flow()
         self.cut()
 
     def cut(self) -> None:
@@ -93,6 +95,10 @@ class Proxy:
         """Connections stay, but nothing passes: a half-dead network."""
         self._passing.clear()
 
+    def deafen(self) -> None:
+        """What clients say passes, what is said to them is held up."""
+        self._answering.clear()
+
     def stall_after(self, size: int) -> None:
         """Hold everything up once so many more bytes have gone to the clients."""
         self._left = size
@@ -101,6 +107,7 @@ class Proxy:
         """What was held up passes."""
         self._left = None
         self._passing.set()
+        self._answering.set()
 
     def _accept(self) -> None:
         while True:
@@ -131,6 +138,8 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := source.recv(65536 if self._left is None else 2048):
                 self._passing.wait()
+                if flow is connection.down:
+                    self._answering.wait()
                 flow.data += data
                 target.sendall(data)
                 if self._left is not None and flow is connection.down:
