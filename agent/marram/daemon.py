@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from marram.assembly import Parts, assemble
 from marram.config.schema import Agent
 from marram.control import ControlServer, Handler
+from marram.device.memory import release_start_pages
 from marram.errors import MarramError, SensorEndedError, SensorError
 from marram.notify import notify, watchdog_period
 from marram.sensors.sensor import Sensor
@@ -41,6 +42,7 @@ class Daemon:
     """
 
     def __init__(self, config: Agent) -> None:
+        self._began = time.monotonic()
         self._config = config
         self._stop = threading.Event()
         # Not the event: a signal handler that sets what its own thread waits for can wait for ever.
@@ -48,7 +50,6 @@ class Daemon:
         self._broken = ""
         self._parts = assemble(config)
         self._running_sensors = set(self._parts.sensors)
-        self._began = time.monotonic()
 
     def stop(self) -> None:
         """Ask for the end; may be called from a signal handler."""
@@ -78,6 +79,7 @@ class Daemon:
                 if link is not None:
                     link.start()
             notify(READY="1")
+            release_start_pages()
             log.info("ready after %.2f s", time.monotonic() - self._began)
             self._watch(parts)
             notify(STOPPING="1")
