@@ -70,7 +70,7 @@ class Rounds(_Section, frozen=True, kw_only=True):
     update_chain: str = DEFAULT_UPDATE_CHAIN
     epochs: Count = 3
     batch: Count = 16
-    learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 0.08
+    learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 0.05
     mu: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     strategy: FedAvg = FedAvg(rate=1.0, momentum=0.5)
     snapshot_every: Count = 10
