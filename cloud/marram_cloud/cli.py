@@ -137,6 +137,15 @@ def _release(options: argparse.Namespace) -> int:
     return 0
 
 
+def _schema(options: argparse.Namespace) -> int:
+    from marram.config.json_schema import json_schema
+
+    from marram_cloud.config.schema import Aggregator
+
+    print(json.dumps(json_schema(Aggregator, "Marram aggregator configuration"), indent=2))
+    return 0
+
+
 def _workshop_build(options: argparse.Namespace) -> int:
     from marram_cloud.workshop.build import build
 
@@ -191,6 +200,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     for added in configured:
         added.add_argument("-c", "--config", type=Path, required=True, help="YAML file")
+    command("schema", _schema, "Print the configuration's JSON Schema, for editors.")
     workshop = command("workshop", _workshop_build, "The model workshop.")
     inner = workshop.add_subparsers(required=True, metavar="COMMAND")
     built = inner.add_parser("build", help="Trace a PyTorch project into a bundle.")
