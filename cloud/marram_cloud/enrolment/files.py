@@ -72,7 +72,10 @@ class FleetFolder:
             raise EnrolmentError(f"{name!r} is the aggregator's own name; take another for the device")
         target = self.path / "devices" / name
         if target.exists():
-            raise EnrolmentError(f"{target}: device {name!r} is enrolled already; take another name")
+            raise EnrolmentError(
+                f"{target}: device {name!r} is enrolled already; take another name, "
+                "or move this folder away to give it a new key"
+            )
         about = self.fleet
         subject = Subject(about.fleet, about.region, "device", name)
         return target, self._identity(authority.load(self.path), target, subject)
