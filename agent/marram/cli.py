@@ -59,9 +59,10 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _schema(options: argparse.Namespace) -> int:
-    from marram.config.schema import json_schema
+    from marram.config.json_schema import json_schema
+    from marram.config.schema import Agent
 
-    print(json.dumps(json_schema(), indent=2))
+    print(json.dumps(json_schema(Agent, "Marram agent configuration"), indent=2))
     return 0
 
 

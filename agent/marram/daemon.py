@@ -121,6 +121,9 @@ class Daemon:
                 self._parts.sensor_errors[sensor.name] = said
             self._stop.wait(delay)
             delay = min(delay * 2, _RETRY_LAST)
+        if said := getattr(sensor, "first_malformed", ""):
+            count = sensor.counters.get("malformed", 0)
+            log.warning("sensor %s: %d messages were malformed, the first: %s", sensor.name, count, said)
         pipeline.ended(sensor.name)
         self._running_sensors.discard(sensor.name)
         if not self._running_sensors and self._alone:

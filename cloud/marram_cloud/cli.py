@@ -102,6 +102,16 @@ def _rounds(options: argparse.Namespace) -> int:
     return 0
 
 
+def _skip(options: argparse.Namespace) -> int:
+    from marram_cloud.aggregator import open_ledger
+
+    ledger = open_ledger(_load(options.config))
+    with ledger.transaction():
+        ledger.skip_to(options.to)
+    print(f"the open round is round {options.to} from now on")
+    return 0
+
+
 def _release(options: argparse.Namespace) -> int:
     from marram.bundle.file import read
 
@@ -134,6 +144,15 @@ def _release(options: argparse.Namespace) -> int:
         print(f"accuracy {chosen.accuracy:.3f} on the devices' own windows, before int8")
     if not published:
         print("the broker is away; the aggregator publishes the release when it connects")
+    return 0
+
+
+def _schema(options: argparse.Namespace) -> int:
+    from marram.config.json_schema import json_schema
+
+    from marram_cloud.config.schema import Aggregator
+
+    print(json.dumps(json_schema(Aggregator, "Marram aggregator configuration"), indent=2))
     return 0
 
 
@@ -180,17 +199,20 @@ def _parser() -> argparse.ArgumentParser:
     rounds = command("rounds", _rounds, "Show the rounds.")
     rounds.add_argument("--json", action="store_true", help="everything, as JSON")
     rounds.add_argument("--last", type=int, default=20)
+    skipped = command("skip", _skip, "Give the open round a later number, after an older ledger came back.")
+    skipped.add_argument("--to", type=int, required=True, help="a round that no device has done yet")
     released = command("release", _release, "Turn learnt parameters into an int8 release for the devices.")
     released.add_argument(
         "--version", type=int, help="of the parameters (default: the mean of the best evaluated)"
     )
     configured = (
-        enrolled, revoked, rounds, released,
+        enrolled, revoked, rounds, skipped, released,
         command("devices", _devices, "List the devices."),
         command("run", _run, "Run the aggregator until it is stopped."),
     )  # fmt: skip
     for added in configured:
         added.add_argument("-c", "--config", type=Path, required=True, help="YAML file")
+    command("schema", _schema, "Print the configuration's JSON Schema, for editors.")
     workshop = command("workshop", _workshop_build, "The model workshop.")
     inner = workshop.add_subparsers(required=True, metavar="COMMAND")
     built = inner.add_parser("build", help="Trace a PyTorch project into a bundle.")

@@ -79,6 +79,7 @@ def test_any_program_that_prints_readings_is_a_sensor_and_predictions_can_be_pip
     )
     assert done.returncode == 0, done.stderr
     assert [json.loads(line)["start"] for line in done.stdout.splitlines()] == pytest.approx([0, 1, 2, 3, 4])
+    assert "sensor pipe: 1 messages were malformed, the first: none of the channels is in" in done.stderr
 
 
 def test_a_reader_of_the_predictions_who_goes_away_does_not_end_the_agent(tmp_path):

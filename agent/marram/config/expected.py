@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 import msgspec.inspect as mi
@@ -10,6 +11,8 @@ import msgspec.inspect as mi
 from marram.config.nodes import Mapping, Node, Scalar, Sequence
 from marram.config.problems import printable
 from marram.config.values import Reader
+
+_WORD = re.compile(r"[\w.-]+")
 
 
 def reader_of(kind: mi.Type) -> Reader | None:
@@ -71,22 +74,32 @@ def _union(types: Iterable[mi.Type]) -> str:
 
 
 def _one_of(values: Iterable[str]) -> str:
-    names = list(values)
+    names = [value if _WORD.fullmatch(value) else _quoted(value) for value in values]
     return names[0] if len(names) == 1 else "one of " + ", ".join(names)
+
+
+def _quoted(value: str) -> str:
+    """As YAML would have it: a comma or a tab cannot stand in a sentence as it is."""
+    return f'"{printable(value)}"'
+
+
+def _number(value: float) -> str:
+    """A limit without an exponent, as a person would write it."""
+    return f"{value:.0f}" if value == int(value) else f"{value:g}"
 
 
 def _bounds(kind: mi.Type) -> str:
     low, high = getattr(kind, "ge", None), getattr(kind, "le", None)
     if low is not None and high is not None:
-        return f" from {low:g} to {high:g}"
+        return f" from {_number(low)} to {_number(high)}"
     words = []
     for name, text in (("ge", "of at least"), ("gt", "above"), ("le", "of at most"), ("lt", "below")):
         limit = getattr(kind, name, None)
         if limit is not None:
-            words.append(f"{text} {limit:g}")
+            words.append(f"{text} {_number(limit)}")
     step = getattr(kind, "multiple_of", None)
     if step is not None:
-        words.append(f"a multiple of {step:g}")
+        words.append(f"a multiple of {_number(step)}")
     return " " + " and ".join(words) if words else ""
 
 

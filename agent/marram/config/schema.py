@@ -1,17 +1,16 @@
-"""The agent's configuration, section by section, and its JSON Schema.
+"""The agent's configuration, section by section.
 
-The structs are the one description: the loader checks against them, ``json_schema`` prints them, and
-the lines ``name: text`` of their docstrings are the descriptions of their keys.
+The structs are the one description: the loader checks against them, ``marram.config.json_schema`` prints
+them, and the lines ``name: text`` of their docstrings are the descriptions of their keys.
 """
 
 from __future__ import annotations
 
-import inspect
 import re
 import socket
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
@@ -113,9 +112,9 @@ class Cloud(_Section, frozen=True, kw_only=True):
 class Store(_Section, frozen=True, kw_only=True):
     """The windows kept for training.
 
-    max_bytes: the oldest windows go when the store is larger.
+    max_bytes: size of its file; when it is full, what is kept is a random sample of all windows that came.
     max_age: older windows go.
-    commit_every: how much may be lost in a power cut.
+    commit_every: time between two writes; what came since the last one is lost in a power cut.
     """
 
     max_bytes: PositiveSize = 64 * 1024 * 1024
@@ -261,63 +260,3 @@ class Agent(_Section, frozen=True, kw_only=True):
                     ("stream", "channels", channel, "source"),
                     f"expected a channel of one of the sensors {', '.join(names)}, found {config.source!r}",
                 )
-
-
-def json_schema() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of the agent's configuration, for editors and ``marram schema``."""
-    schema = msgspec.json.schema(Agent, schema_hook=_foreign)
-    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    schema["title"] = "Marram agent configuration"
-    for definition in schema["$defs"].values():
-        _describe(definition)
-        for value in definition.get("properties", {}).values():
-            _allow_notations(value)
-    for plugin in (*SENSORS.plugins.values(), *OUTPUTS.plugins.values()):
-        _inherit_descriptions(schema["$defs"], plugin.config)
-    defaults = schema["$defs"]["Device"]["properties"]
-    defaults["state"]["default"] = str(Device().state)
-    return schema
-
-
-def _foreign(kind: type) -> dict[str, Any]:
-    if kind is Path:
-        return {"type": "string"}
-    raise NotImplementedError(f"no JSON Schema for {kind}")
-
-
-def _allow_notations(value: dict[str, Any]) -> None:
-    """A number with a pattern may be written as text in that notation; msgspec insists on one type."""
-    for choice in (value, *value.get("anyOf", ())):
-        if choice.get("type") in ("integer", "number") and "pattern" in choice:
-            choice["type"] = ["string", choice["type"]]
-
-
-def _inherit_descriptions(definitions: dict[str, Any], config: type[msgspec.Struct]) -> None:
-    """The descriptions of keys that a plugin's struct has from its bases."""
-    name = config.__name__ if config.__name__ in definitions else f"{config.__module__}.{config.__name__}"
-    for base in config.__mro__[1:]:
-        inherited = {"description": inspect.getdoc(base) or "", "properties": definitions[name]["properties"]}
-        if issubclass(base, msgspec.Struct) and base is not msgspec.Struct:
-            _describe(inherited)
-
-
-def _describe(definition: dict[str, Any]) -> None:
-    """Move the lines ``key: text`` of a struct's docstring to the descriptions of its keys."""
-    properties = definition.get("properties", {})
-    kept: list[str] = []
-    current: str | None = None
-    words: dict[str, str] = {}
-    for line in definition.get("description", "").splitlines():
-        key, colon, text = line.strip().partition(": ")
-        if colon and key in properties:
-            current = key
-            words[key] = text
-        elif current is not None and line.strip():
-            words[current] += " " + line.strip()
-        else:
-            current = None
-            kept.append(line.strip())
-    if kept:
-        definition["description"] = "\n".join(kept).strip()
-    for key, text in words.items():
-        properties[key].setdefault("description", text)

@@ -62,7 +62,7 @@ class Model:
         labels = self.manifest.labels
         best = scores.argmax(axis=1).tolist()
         rows = zip(
-            windows.start.tolist(), windows.end.tolist(), best, scores.round(4).tolist(),
+            windows.start.tolist(), windows.end.tolist(), best, scores.astype(np.float64).round(4).tolist(),
             latency.round(1).tolist(), windows.repaired.tolist(), strict=True,
         )  # fmt: skip
         return [

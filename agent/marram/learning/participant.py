@@ -353,6 +353,8 @@ class Participant:
         settle = Settle(delta, give_back)
         if not self._outbox:
             self._resend_at = None
+            if self.offer is None or self.offer.round <= self.done_round:
+                self.phase = f"round {self.done_round} done"
         if len(self._outbox) < IN_FLIGHT or not self.connected:
             return [settle]
         return [settle, Send(self._outbox[IN_FLIGHT - 1])]

@@ -16,6 +16,9 @@ from marram_cloud.rounds.settings import RoundSettings
 from marram_cloud.strategies.fedavg import FedAvg
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
+# No more than an offer may say, or every device refuses it.
+Epochs = Annotated[int, msgspec.Meta(ge=1, le=1000)]
+Batch = Annotated[int, msgspec.Meta(ge=1, le=65536)]
 PositiveDuration = Annotated[Duration, msgspec.Meta(gt=0)]
 Problems = Iterable[tuple[tuple[str | int, ...], str]]
 
@@ -68,8 +71,8 @@ class Rounds(_Section, frozen=True, kw_only=True):
     minimum_windows: Count = 16
     chain: str = DEFAULT_CHAIN
     update_chain: str = DEFAULT_UPDATE_CHAIN
-    epochs: Count = 3
-    batch: Count = 16
+    epochs: Epochs = 3
+    batch: Batch = 16
     learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 0.05
     mu: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     strategy: FedAvg = FedAvg(rate=1.0, momentum=0.5)

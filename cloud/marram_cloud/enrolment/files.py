@@ -19,6 +19,8 @@ from marram.wire.topics import check_name
 from marram_cloud.enrolment import authority
 from marram_cloud.enrolment.authority import Authority, EnrolmentError
 
+AGGREGATOR = "aggregator"
+
 
 class Fleet(msgspec.Struct, frozen=True):
     """``fleet.json``."""
@@ -56,7 +58,7 @@ class FleetFolder:
         (path / "release.pub").write_bytes(authority.public_pem(release_key.public_key()))
         (path / "fleet.json").write_bytes(msgspec.json.encode(Fleet(fleet, region)) + b"\n")
         folder = FleetFolder(path)
-        folder._identity(made, path / "aggregator", Subject(fleet, region, "aggregator", "aggregator"))
+        folder._identity(made, path / AGGREGATOR, Subject(fleet, region, "aggregator", AGGREGATOR))
         return folder
 
     def enrol(self, name: str) -> tuple[Path, x509.Certificate]:
@@ -65,9 +67,15 @@ class FleetFolder:
             check_name("device", name)
         except ValueError as error:
             raise EnrolmentError(str(error)) from error
+        if name == AGGREGATOR:
+            # The name in a certificate is the user name at the broker and part of the client's name there.
+            raise EnrolmentError(f"{name!r} is the aggregator's own name; take another for the device")
         target = self.path / "devices" / name
         if target.exists():
-            raise EnrolmentError(f"{target}: device {name!r} is enrolled already; take another name")
+            raise EnrolmentError(
+                f"{target}: device {name!r} is enrolled already; take another name, "
+                "or move this folder away to give it a new key"
+            )
         about = self.fleet
         subject = Subject(about.fleet, about.region, "device", name)
         return target, self._identity(authority.load(self.path), target, subject)

@@ -54,6 +54,8 @@ CREATE TABLE IF NOT EXISTS releases (
 );
 """
 
+_LAST_SKIP = 1 << 40  # far below what an offer can say: whoever skips too far can never come back
+
 
 class LedgerError(MarramError):
     """The ledger does not hold what is asked for."""
@@ -297,6 +299,21 @@ class Ledger:
             "UPDATE rounds SET closed = ?, counted = ?, weight = ? WHERE number = ? AND closed IS NULL",
             (now, counted, weight, number),
         )
+
+    def skip_to(self, number: int) -> None:
+        """Give the open round a later number, with the deltas that it has. Raises LedgerError.
+
+        For a ledger that is an older copy: devices do no round twice, and have done later ones.
+        """
+        current = self.current_round()
+        if current is None:
+            raise LedgerError("no round is open: there is none to give a later number to")
+        if not current.number < number <= _LAST_SKIP:
+            raise LedgerError(
+                f"round {current.number} is open: expected a number above it, at most {_LAST_SKIP}"
+            )
+        self.database.execute("UPDATE rounds SET number = ? WHERE number = ?", (number, current.number))
+        self.database.execute("UPDATE deltas SET round = ? WHERE round = ?", (number, current.number))
 
     def current_round(self) -> Round | None:
         """The open round, or None before the first."""

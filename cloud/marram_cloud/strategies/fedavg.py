@@ -14,7 +14,11 @@ from marram_cloud.strategies.strategy import Vector
 
 
 class FedAvg(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="fedavg", tag_field="type"):
-    """rate: the server's step size. momentum: how much of the last step goes on."""
+    """Federated averaging.
+
+    rate: the server's step size.
+    momentum: how much of the last step goes on; 0 for plain FedAvg.
+    """
 
     rate: Annotated[float, msgspec.Meta(gt=0, le=10)] = 1.0
     momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0

@@ -38,6 +38,11 @@ def enrol(site, *names):
     return run(site, "enrol", str(site / "fleet"), *names)
 
 
+def test_a_round_is_never_given_a_number_that_was_there(site, capsys):
+    assert run(site, "skip", "--to", "5") == 1
+    assert "no round is open" in capsys.readouterr().err
+
+
 def test_enrolled_devices_are_listed_and_revoked_ones_marked(site, capsys):
     assert enrol(site, "press-01", "press-02") == 0
     assert (site / "fleet" / "devices" / "press-02" / "device.key").exists()

@@ -1,11 +1,15 @@
 """The aggregator's configuration: every mistake at its line and column, all at once."""
 
+import json
 import textwrap
 from pathlib import Path
 
+import jsonschema
 import pytest
+import yaml
 from marram.config.load import load
 from marram.errors import ConfigError
+from marram_cloud.cli import main
 from marram_cloud.config.schema import Aggregator
 
 GOOD = """\
@@ -69,3 +73,21 @@ def test_all_mistakes_come_at_once(tmp_path):
         settings_for(tmp_path, text)
     for place in ("1:9", "3:15", "4:18", "5:1"):
         assert f"aggregator.yaml:{place}" in str(caught.value), caught.value
+
+
+def test_an_editor_gets_a_schema_that_knows_what_every_key_is_for(capsys):
+    assert main(["schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    assert validator.is_valid(yaml.safe_load(GOOD))
+    assert not validator.is_valid(yaml.safe_load(GOOD.replace("deadline: 5min", "deadline: soon")))
+    for name, definition in schema["$defs"].items():
+        for key, value in definition["properties"].items():
+            assert key == "type" or value.get("description"), f"{name}.{key}"
+
+
+@pytest.mark.parametrize("line", ["  epochs: 1001", "  batch: 65537"])
+def test_what_no_device_would_take_in_an_offer_is_refused_here(tmp_path, line):
+    with pytest.raises(ConfigError, match=r"aggregator.yaml:7:\d+"):
+        settings_for(tmp_path, GOOD.replace("  minimum_devices: 3", line))

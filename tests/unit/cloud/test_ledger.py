@@ -49,6 +49,14 @@ def test_a_device_that_is_enrolled_again_is_trusted_by_its_new_key_only(region):
     assert not ledger.device_by_key(certificates.key_id(new)).revoked
 
 
+@pytest.mark.parametrize("number", [-1, 0, 4, 1 << 60])
+def test_an_open_round_is_given_later_numbers_only_and_none_that_no_offer_can_say(region, number):
+    before = region.ledger.rounds()
+    with pytest.raises(LedgerError, match="round 4 is open: expected a number above it"):
+        region.ledger.skip_to(number)
+    assert region.ledger.rounds() == before
+
+
 def test_payloads_of_rounds_long_summed_are_forgotten_and_their_figures_are_not(region):
     ledger = region.ledger
     with pytest.raises(LedgerError, match="not kept"):

@@ -6,13 +6,14 @@ import jsonschema
 import pytest
 import yaml
 from hypothesis import given, settings
+from marram.config.json_schema import json_schema
 from marram.config.load import loads
-from marram.config.schema import Agent, json_schema
+from marram.config.schema import Agent
 from marram.config.values import Place
 
 from tests.support.configs import ROOT, configurations, write
 
-SCHEMA = json.loads(json.dumps(json_schema()))
+SCHEMA = json.loads(json.dumps(json_schema(Agent, "Marram agent configuration")))
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 
 
@@ -48,6 +49,15 @@ def test_it_accepts_every_valid_configuration(tree):
 )
 def test_it_refuses_what_the_loader_refuses(text):
     assert not VALIDATOR.is_valid(yaml.safe_load(text))
+
+
+def test_the_state_folder_has_its_default():
+    assert SCHEMA["$defs"]["Device"]["properties"]["state"]["default"] == "/var/lib/marram"
+
+
+def test_keys_that_several_sensors_share_are_described_once_and_for_all():
+    for name in ("CsvConfig", "StdinConfig", "marram.sensors.mqtt.MqttConfig"):
+        assert "what the sensor is called" in SCHEMA["$defs"][name]["properties"]["name"]["description"]
 
 
 def test_every_key_has_a_description():

@@ -31,6 +31,11 @@ def test_a_classifier_names_the_best_label_with_all_scores():
     assert high.score is None
 
 
+def test_scores_are_told_with_four_places_and_no_more():
+    [prediction] = predict(int8_model(bundle(SHOULDER), OPTIONS), shoulder_windows(1)[slice(0, 1)])
+    assert all(len(str(score)) <= len("0.1234") for score in prediction.scores.values())
+
+
 def test_a_batch_gives_what_its_windows_give_one_by_one():
     model, windows = int8_model(bundle(SHOULDER), OPTIONS), shoulder_windows(1)[slice(0, 40)]
     together = predict(model, windows)

@@ -214,6 +214,7 @@ def test_a_delta_is_sent_again_until_its_receipt(device, voice):
     assert len(device.deltas) == 3
     device.hears(*voice.receipt(NAME, 0, digest))
     assert device.participant.outbox == 0
+    assert device.participant.phase == "round 0 done"
     assert device.participant.wake_at is None
     assert device.journal.memory().outbox == ()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
-from marram.wire import cbor, chunks, envelope, messages
+from marram.wire import cbor, chunks, envelope, messages, signed
 from marram.wire.codec import Chain, device_seed, seed
 
 from tests.unit.wire.test_cose_vectors import RFC8032_SECRET_1
@@ -23,7 +23,12 @@ def message() -> bytes:
 def sealed() -> bytes:
     signer = envelope.KeySigner(ed25519.Ed25519PrivateKey.from_private_bytes(RFC8032_SECRET_1))
     header = envelope.Header(
-        content_type="decline", fleet="dunes", sender="a1", counter=7, key_id=signer.key_id, round=3
+        content_type=signed.content_type(messages.Decline),
+        fleet="dunes",
+        sender="a1",
+        counter=7,
+        key_id=signer.key_id,
+        round=3,
     )
     return envelope.seal(message(), header, TOPIC, signer)
 

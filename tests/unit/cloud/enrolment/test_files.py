@@ -90,6 +90,12 @@ def test_a_name_that_no_topic_can_bear_is_refused(folder, name):
     assert not (folder.path / "devices").exists()
 
 
+def test_no_device_can_take_the_name_that_the_broker_knows_the_aggregator_by(folder):
+    with pytest.raises(EnrolmentError, match="the aggregator's own name"):
+        folder.enrol("aggregator")
+    assert not (folder.path / "devices" / "aggregator").exists()
+
+
 def test_a_folder_that_is_no_fleets_says_what_to_run(tmp_path):
     with pytest.raises(EnrolmentError, match="marram-cloud init"):
         FleetFolder(tmp_path).enrol("a")

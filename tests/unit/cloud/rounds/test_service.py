@@ -106,6 +106,19 @@ def test_after_the_last_round_the_offer_is_taken_off_the_broker():
     assert region.service.wake_at is None
 
 
+def test_after_an_older_ledger_came_back_rounds_go_on_beyond_those_that_devices_have_done(region):
+    region.hears(region.delta("device-1", vector(1)), "device-1")
+    with region.ledger.transaction():
+        region.ledger.skip_to(1000)
+    region.boot()
+    assert region.offers()[-1].round == 1000
+    region.hears(region.delta("device-2", vector(2)), "device-2")
+    region.waits(1.0)
+    expected = INITIAL + (vector(1).astype(float) + vector(2).astype(float)) / 2
+    np.testing.assert_allclose(region.ledger.latest_version().exact, expected, rtol=1e-12)
+    assert region.offers()[-1].round == 1001
+
+
 def test_a_raised_limit_goes_on_after_the_last_round():
     region = Region(limit=1)
     for name in ("device-1", "device-2"):
