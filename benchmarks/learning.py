@@ -8,6 +8,7 @@ import statistics
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from multiprocessing import get_context
 
 from marram.wire.messages import Steps
 from marram_cloud.strategies.fedavg import FedAvg
@@ -49,7 +50,8 @@ class Cost:
 def measure() -> Result:
     settings = (PLAIN, *CHAINS)
     work = [(setting, seed) for setting in settings for seed in _SEEDS]
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
+    # Spawned, not forked: a benchmark that ran before may have left threads here.
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
         rounds = list(pool.map(rounds_to_target, *zip(*work, strict=True)))
     per = len(_SEEDS)
     costs = [
