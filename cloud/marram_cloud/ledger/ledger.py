@@ -184,10 +184,6 @@ class Ledger:
         ).fetchone()
         return row is not None
 
-    def counter(self, device: str) -> int:
-        row = self.database.execute("SELECT counter FROM devices WHERE name = ?", (device,)).fetchone()
-        return 0 if row is None else int(row[0])
-
     def devices(self) -> list[tuple[str, float, bool]]:
         """(name, enrolled at, revoked) of every device."""
         rows = self.database.execute("SELECT name, enrolled, revoked FROM devices ORDER BY name").fetchall()

@@ -283,9 +283,11 @@ class Coordinator:
         return []
 
     def _all_answered(self) -> bool:
-        enough = len(self._accepted) >= self.rules.minimum
-        expected = self.online | self.left.keys()
-        return enough and not (expected - self._accepted - self.declined.keys())
+        answers, expected = len(self._accepted) + len(self.declined), len(self.online) + len(self.left)
+        # Counted first: the sets are compared after every delta, and there may be many devices.
+        if len(self._accepted) < self.rules.minimum or answers < expected:
+            return False
+        return not ((self.online | self.left.keys()) - self._accepted - self.declined.keys())
 
     def _perhaps_close(self, now: float) -> list[Action]:
         if self.round is None or self._closing or not self._offered or not self._all_answered():

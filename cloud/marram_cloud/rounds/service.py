@@ -210,7 +210,7 @@ class Service:
             chain=delta.chain,
             counter=header.counter,
             known=self.ledger.knows_delta(verified.digest),
-            last_counter=self.ledger.counter(verified.device.name),
+            last_counter=verified.device.counter,
         )
         try:
             self._handle(came, now)

@@ -112,6 +112,14 @@ def test_rotation_is_the_hadamard_matrix_behind_signs():
     np.testing.assert_allclose(stage.decode(rotated, b"", n, 5), x, atol=1e-6)
 
 
+def test_a_rotation_leaves_what_it_is_given_as_it_was():
+    stage = Chain.parse("rotate(8)|float32").stages[0]
+    values = vector(8)
+    before = values.copy()
+    stage.decode(values, b"", 8, 5)
+    np.testing.assert_array_equal(values, before)
+
+
 @pytest.mark.parametrize("n", [1, 5, 8, 100, 1000])
 @pytest.mark.parametrize("fraction", ["0.01", "0.1", "0.5", "1"])
 def test_topk_keeps_the_largest(n, fraction):

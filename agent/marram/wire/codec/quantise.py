@@ -87,7 +87,7 @@ class Quantise(Stage):
         codes = _unpack(data[2 * blocks :], n, self.bits)
         if self.bits == 8 and not codes.all():
             raise WireError(reasons.BAD_VALUES, "quantise: code 0 has no meaning in 8 bits")
-        return LEVELS[self.bits][codes] * np.repeat(scales, self.block)[:n]
+        return LEVELS[self.bits].take(codes) * np.repeat(scales, self.block)[:n]
 
     def _nearest(self, blocks: Vector, counts: NDArray[np.intp]) -> tuple[NDArray[np.intp], Vector]:
         """Codes and least-squares scales of float32[blocks, block] with ``counts`` values in each."""

@@ -42,11 +42,14 @@ class Rotate(Stage):
 def _hadamard(values: Vector, block: int) -> Vector:
     """float32[m * block] -> the same shape, every block transformed; orthonormal, its own inverse."""
     # Blocks along the last axis: every butterfly then runs over contiguous memory.
-    rows = np.ascontiguousarray(values.reshape(-1, block).T)
+    rows = values.reshape(-1, block).T.copy()
+    other = np.empty_like(rows)
     half = 1
     while half < block:
-        pairs = rows.reshape(block // (2 * half), 2, half, -1)
-        rows = np.stack((pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]), axis=1)
+        pairs, results = (array.reshape(block // (2 * half), 2, half, -1) for array in (rows, other))
+        np.add(pairs[:, 0], pairs[:, 1], out=results[:, 0])
+        np.subtract(pairs[:, 0], pairs[:, 1], out=results[:, 1])
+        rows, other = other, rows
         half *= 2
-    rows = rows.reshape(block, -1) * np.float32(1 / math.sqrt(block))
+    rows *= np.float32(1 / math.sqrt(block))
     return np.ascontiguousarray(rows.T).reshape(-1)

@@ -11,6 +11,8 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
+_SIGNS = np.array([1, -1], np.float32)
+
 
 def stream(seed: int, label: str, count: int) -> bytes:
     """The first ``count`` bytes of the stream of that label. seed: 0 to 2^64 - 1."""
@@ -20,8 +22,7 @@ def stream(seed: int, label: str, count: int) -> bytes:
 def signs(seed: int, label: str, count: int) -> NDArray[np.float32]:
     """float32[count] of +1 and -1: a bit of the stream each, the highest of a byte first, 1 for -1."""
     data = np.frombuffer(stream(seed, label, -(-count // 8)), np.uint8)
-    bits = np.unpackbits(data, count=count)
-    return np.where(bits, np.float32(-1), np.float32(1))
+    return _SIGNS.take(np.unpackbits(data, count=count))
 
 
 def choice(seed: int, label: str, count: int, n: int) -> NDArray[np.intp]:

@@ -59,6 +59,19 @@ def test_the_reasons_have_an_order_that_tells_the_sender_most():
         assert refusal.reason == reason
 
 
+def test_who_answered_twice_does_not_stand_for_a_device_that_has_not():
+    coordinator = opened(Rules(minimum=2, deadline=60.0, settle=0.0))
+    for device in ("a", "b", "c"):
+        coordinator.handle(machine.Presence(device, True), 0.0)
+    coordinator.handle(machine.Declined("a", 0, "busy"), 0.0)
+    coordinator.handle(machine.DeltaStored("a", b"a", 0), 1.0)
+    assert [type(action) for action in coordinator.handle(machine.DeltaStored("b", b"b", 0), 1.0)] == [
+        machine.Confirm
+    ]
+    confirm, close = coordinator.handle(machine.DeltaStored("c", b"c", 0), 1.0)
+    assert (confirm.device, close.round.number) == ("c", 0)
+
+
 class AnyOrder(RuleBasedStateMachine):
     """The test is the ledger: it commits what is to be stored, and opens the next round at each close."""
 
