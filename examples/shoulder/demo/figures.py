@@ -28,6 +28,7 @@ def collect(
     """
     ledger = fleet.ledger
     rounds = [one for one in ledger.rounds() if one.closed is not None]
+    closed = {one.number for one in rounds}
     measured = [ledger.round_figures(one.number) for one in rounds]
     accepted = sum(count for count, *_ in measured)
     release = ledger.latest_release()
@@ -71,7 +72,7 @@ def collect(
         "deltas": {
             "accepted": accepted,
             "counted": sum(one.counted or 0 for one in rounds),
-            "receipts": len(intruder.heard.receipts),
+            "receipts": sum(number in closed for number in intruder.heard.receipts.values()),
         },
         "refused": refused,
         "refused_by_reason": ledger.refusals(),

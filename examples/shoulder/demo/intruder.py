@@ -36,12 +36,12 @@ EXPECTED = {
 class Heard:
     """What went over the broker. delta_bytes: topics and payloads of all frames of the devices' deltas.
 
-    receipts: digests of all deltas for which a receipt was sent. deltas: the sealed ones, by sender.
+    receipts: digests of all deltas for which a receipt was sent, with the round. deltas: the sealed ones, by
+    sender.
     """
 
-    frames: int = 0
     delta_bytes: int = 0
-    receipts: set[bytes] = field(default_factory=set)
+    receipts: dict[bytes, int] = field(default_factory=dict)
     deltas: dict[str, list[bytes]] = field(default_factory=dict)
     offer: Offer | None = None
 
@@ -126,9 +126,9 @@ class Intruder:
                 self.heard.offer = offer
                 self._new_offer.set()
         elif topic.endswith("/receipt"):
-            self.heard.receipts.add(read(envelope.parse(payload, len(payload)), Receipt).delta)
+            receipt = read(envelope.parse(payload, len(payload)), Receipt)
+            self.heard.receipts[receipt.delta] = receipt.round
         elif sender is not None:
-            self.heard.frames += 1
             self.heard.delta_bytes += len(topic) + len(payload)
             assembler = self._assemblers.setdefault(sender, chunks.Assembler(1 << 20, 4))
             sealed = assembler.add(payload)
