@@ -5,14 +5,14 @@ import socket
 import pytest
 from marram.notify import notify, watchdog_period
 
-from tests.support.processes import NotifySocket
+from tests.support.processes import NotifySocket, eventually
 
 
 def test_fields_go_to_the_socket_that_the_service_manager_names(tmp_path, monkeypatch):
     with NotifySocket(tmp_path / "notify") as manager:
         monkeypatch.setenv("NOTIFY_SOCKET", str(manager.path))
         notify(READY="1", STATUS="all is well")
-        assert manager.said("READY=1\nSTATUS=all is well")
+        eventually("both fields", lambda: manager.said("READY=1\nSTATUS=all is well"))
 
 
 def test_an_abstract_socket_is_written_with_an_at_sign(tmp_path, monkeypatch):
