@@ -44,7 +44,9 @@ class Result:
     figures: Sequence[Figure]
 
     def markdown(self) -> str:
-        rows = "\n".join(f"| {one.what} | {one.value} | {one.limit}{_mark(one)} |" for one in self.figures)
+        rows = "\n".join(
+            f"| {_cell(one.what)} | {_cell(one.value)} | {one.limit}{_mark(one)} |" for one in self.figures
+        )
         return (
             f"## {self.title}\n\n{self.notes}\n\n`{self.command}`\n\n"
             f"| figure | measured | limit |\n| --- | --- | --- |\n{rows}\n"
@@ -89,3 +91,8 @@ def _sections() -> dict[str, str]:
 
 def _mark(figure: Figure) -> str:
     return "" if figure.met is None else (", held" if figure.met else ", **missed**")
+
+
+def _cell(text: str) -> str:
+    """A bar would end the cell, also inside a code span."""
+    return text.replace("|", "\\|")

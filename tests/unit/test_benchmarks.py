@@ -45,6 +45,7 @@ def test_a_benchmark_that_is_none_is_named_with_those_that_are(capsys):
         (at_most("size", 77.04, 75, " MiB"), "| size | 77 MiB | at most 75 MiB, **missed** |"),
         (at_most("size", 75.0, 75, " MiB"), "| size | 75 MiB | at most 75 MiB, held |"),
         (Figure("note", "as it is"), "| note | as it is |  |"),
+        (Figure("chain `a|b`", "1"), "| chain `a\\|b` | 1 |  |"),
     ],
 )
 def test_a_figure_says_whether_its_limit_was_held(figure, row):
