@@ -79,12 +79,12 @@ def machine() -> str:
 
 
 def _sections() -> dict[str, str]:
-    """The sections that the page holds, by the command's last word."""
+    """The sections that the page holds, by the last word of the command that stands on a line of its own."""
     if not RESULTS.exists():
         return {}
     found = {}
     for part in RESULTS.read_text().split("\n## ")[1:]:
-        command = part.split("`")[1]
+        [command] = (line.strip("`") for line in part.splitlines() if line.startswith("`python -m "))
         found[command.rpartition(" ")[2]] = "## " + part.rstrip() + "\n"
     return found
 

@@ -22,7 +22,7 @@ def page(tmp_path, monkeypatch):
 
 
 def result(name, *figures):
-    return Result(f"Of {name}", f"python -m benchmarks {name}", "How.", figures)
+    return Result(f"Of {name}", f"python -m benchmarks {name}", "How `marram run` does it.", figures)
 
 
 @pytest.mark.parametrize("name", NAMES)
