@@ -44,8 +44,9 @@ def measure() -> Result:
         "Windows through the pipeline",
         "python -m benchmarks pipeline",
         "Samples in (the blocks of a recording played as fast as it goes), jsonl on disk out: stream, queue, "
-        "model, output, as the daemon runs them, in micro-batches of up to 64. The bare loop calls `session.run` window by window on windows that are "
-        f"cut already, one thread each. Medians of {_RUNS} runs in turn.",
+        "model, output, as the daemon runs them, in micro-batches of up to 64. The bare loop calls "
+        "`session.run` window by window on windows that are cut already, one thread each. "
+        f"Medians of {_RUNS} runs in turn.",
         (
             at_least(f"the demo's model ({small[1]:.0f} us a call): pipeline / bare loop", small[0], 0.5),
             at_least(f"a model of {large[1] / 1000:.1f} ms a call: pipeline / bare loop", large[0], 0.9),
