@@ -21,7 +21,7 @@ from examples.shoulder.demo.intruder import Intruder
 from examples.shoulder.demo.process import DemoError, call
 from examples.shoulder.demo.site import FLEET, INSIDER, REGION, Site, device_name, make
 
-_ROUNDS = 30
+_ROUNDS = 45
 _ENOUGH_SECONDS = 200.0  # of learning: on a busy machine fewer rounds must do
 _FEWEST_ROUNDS = 9  # so many the story needs
 _ENOUGH_WINDOWS = 250

@@ -24,6 +24,7 @@ rounds:
   deadline: 60s
   settle: 1s
   minimum_windows: 200
+  learning_rate: 0.1
   limit: {rounds}
 release:
   key: fleet/release.key
