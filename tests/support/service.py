@@ -90,8 +90,8 @@ class Region:
             value = np.full(SIZE, 0.1, np.float32) if vector is None else vector
             changes["payload"] = chain.encode(value, device_seed(round.seed, name)).payload
         fields = {
-            "round": round.number, "version": round.version, "chain": round.chain, "samples": 5,
-            "before": MEASURED, "after": MEASURED, **changes,
+            "run": self.ledger.run(), "round": round.number, "version": round.version,
+            "chain": round.chain, "samples": 5, "before": MEASURED, "after": MEASURED, **changes,
         }  # fmt: skip
         return who.seal(Delta(**fields), topic, counter, **envelope_fields)
 

@@ -40,9 +40,15 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What the journal holds. outbox: digests of sealed deltas without a receipt, oldest first."""
+    """What the journal holds. outbox: digests of sealed deltas without a receipt, oldest first.
+
+    run: the one that all of it belongs to; empty before the first offer. offered: the highest counter of an
+    aggregator's offer that was followed.
+    """
 
     held: Held
+    run: bytes = b""
+    offered: int = 0
     done_round: int = -1
     counter: int = 0
     outbox: tuple[bytes, ...] = ()
@@ -76,7 +82,7 @@ class Woke:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """Answer to ``Apply``: what is held now, or why the artefacts did not lead to the offer's base."""
+    """Answer to ``Apply`` and ``Begin``: what is held now, or why the artefacts did not lead to the base."""
 
     held: Held
     error: str = ""
@@ -139,6 +145,17 @@ class Apply:
 
 
 @dataclass(frozen=True, slots=True)
+class Begin:
+    """One transaction: forget the rounds of another run (done, owed, in the outbox); then say Applied.
+
+    What is held is the bundle's own parameters again. offered: counter of the offer that says so.
+    """
+
+    run: bytes
+    offered: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     offer: Offer
 
@@ -155,9 +172,13 @@ class StopTraining:
 
 @dataclass(frozen=True, slots=True)
 class CommitDelta:
-    """One transaction: the sealed delta into the outbox, the new residual, the round marked as done."""
+    """One transaction: the sealed delta into the outbox, the new residual, the round marked as done.
+
+    offered: as in ``Memory``.
+    """
 
     round: int
+    offered: int
     digest: bytes
     sealed: bytes
     chain: str
@@ -198,7 +219,7 @@ class Note:
 
 
 Action = (
-    Subscribe | Unsubscribe | Apply | Ask | Train | StopTraining | CommitDelta | Settle | Send
+    Subscribe | Unsubscribe | Apply | Begin | Ask | Train | StopTraining | CommitDelta | Settle | Send
     | SendDecline | Note
 )  # fmt: skip
 
@@ -246,9 +267,9 @@ class Participant:
     _ask_at: float | None = None
 
     def __post_init__(self) -> None:
-        self.held = self.memory.held
+        self.held, self.run = self.memory.held, self.memory.run
         self.done_round = self.memory.done_round
-        self._counter = self.memory.counter
+        self._counter, self._offered = self.memory.counter, self.memory.offered
         self._outbox = list(self.memory.outbox)
 
     @property
@@ -334,7 +355,7 @@ class Participant:
                 offer, header = self.trust.open(payload, topic, Offer, now)
                 if header.round != offer.round:
                     raise WireError(reasons.MALFORMED, "header and offer name different rounds")
-                return self._on_offer(offer, now)
+                return self._on_offer(offer, header.counter, now)
             if topic.endswith("/receipt"):
                 receipt, _ = self.trust.open(payload, topic, Receipt, now)
                 return self._settle(receipt.delta, False)
@@ -368,23 +389,41 @@ class Participant:
 
     # -- offers and parameters
 
-    def _on_offer(self, offer: Offer, now: float) -> list[Action]:
-        if self.offer and offer.round < self.offer.round:
-            raise WireError(reasons.REPLAYED, f"offer of round {offer.round} after {self.offer.round}")
-        if offer == self.offer:
+    def _on_offer(self, offer: Offer, counter: int, now: float) -> list[Action]:
+        newest = max(self.done_round, self.offer.round if self.offer else -1)
+        anew = offer.run != self.run or offer.round < newest
+        # Rounds rise within a run, so an earlier one is a replay, unless it was signed after all others: then
+        # the aggregator's ledger was brought back from a copy.
+        if anew and counter <= self._offered:
+            raise WireError(reasons.REPLAYED, f"an older offer, of round {offer.round}, after round {newest}")
+        self._offered = max(self._offered, counter)
+        if offer == self.offer and not anew:
             # Said again: an aggregator that was restarted, which may have lost what was on its way.
             return self._resend(now, first=True)
         actions: list[Action] = []
-        if self._training is not None and self._training != offer.round:
+        if self._training is not None and (anew or self._training != offer.round):
             self._training = None
             actions.append(StopTraining())
         if self._fetch:
             actions.append(Unsubscribe(tuple(self._fetch.topics)))
             self._fetch = None
         self.offer, self._attempts, self._ask_at = offer, 0, None
+        if anew:
+            return actions + self._begin(offer)
         if self._outbox:
             actions += self._resend(now, first=True)
         return actions + self._consider(now)
+
+    def _begin(self, offer: Offer) -> list[Action]:
+        """Forget what belongs to another run: nobody counts its rounds any more, nor takes its deltas."""
+        known, dropped = bool(self.run), len(self._outbox)
+        self.run, self.done_round, self._declined, self._resend_at = offer.run, -1, -1, None
+        self._outbox.clear()
+        begin = Begin(offer.run, self._offered)
+        if not known:
+            return [begin]
+        text = f"the aggregator's rounds began anew: this device does too; {dropped} deltas without a receipt"
+        return [begin, Note(f"{text} are dropped", "warning")]
 
     def _on_no_offer(self) -> list[Action]:
         """The aggregator has taken its offer back: it plans no more rounds."""
@@ -484,6 +523,7 @@ class Participant:
         self._training = None
         self._counter = max(self._counter + 1, int(now * 1000))
         delta = Delta(
+            run=offer.run,
             round=offer.round,
             version=offer.version,
             chain=offer.chain,
@@ -500,8 +540,9 @@ class Participant:
         self.phase = f"round {offer.round}: delta in the outbox"
         seed = device_seed(offer.seed, self.author.subject.name)
         commit = CommitDelta(
-            offer.round, digest, sealed, offer.chain, seed, event.payload, event.residual, self._counter
-        )
+            offer.round, self._offered, digest, sealed, offer.chain, seed, event.payload, event.residual,
+            self._counter,
+        )  # fmt: skip
         if not self.connected or len(self._outbox) > IN_FLIGHT:
             return [commit]
         if self._resend_at is None:
