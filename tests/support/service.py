@@ -61,7 +61,7 @@ class Region:
             model=Model("model", FAMILY, INITIAL),
             settings=RoundSettings(
                 rules=self.rules, steps=Steps(1, 16, 0.05), chain=self.chain, update_chain="float32",
-                strategy=FedAvg(), snapshot_every=3, limit=self.limit, max_norm=100.0,
+                strategy=FedAvg(), snapshot_every=3, limit=self.limit, max_norm=100.0, max_windows=1000,
             ),
             engine=LocalEngine(),
             send=lambda topic, payload, retain: self.sent.append((topic, payload)),

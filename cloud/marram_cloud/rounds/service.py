@@ -28,7 +28,7 @@ from marram_cloud.engines.engine import DeltaReference, Engine
 from marram_cloud.ledger.ledger import Ledger, Round, StoredDelta, Version
 from marram_cloud.rounds import coordinator as machine
 from marram_cloud.rounds.coordinator import Coordinator, OpenRound
-from marram_cloud.rounds.intake import Reassembly, Verified, check_metrics, decode_delta, verify
+from marram_cloud.rounds.intake import Reassembly, Verified, check_claims, decode_delta, verify
 from marram_cloud.rounds.settings import RoundSettings
 
 log = logging.getLogger(__name__)
@@ -200,7 +200,7 @@ class Service:
 
     def _delta(self, verified: Verified, now: float) -> None:
         header, delta = verified.sealed.header, read(verified.sealed, Delta)
-        check_metrics(delta)
+        check_claims(delta, self.settings.max_windows)
         if delta.run != self._run:
             # Perhaps the ledger that it belonged to was lost; the device hears of it with the next offer.
             raise WireError(reasons.STALE_ROUND, f"for round {delta.round} of another run than this ledger's")
