@@ -260,7 +260,8 @@ class Participant:
     _fetch: _Fetch | None = None
     _training: int | None = None
     _attempts: int = 0
-    _declined: int = -1
+    _declined: str = ""  # why the current offer is not followed
+    _told: bool = False  # whether the aggregator has heard of that on this connection
     connected: bool = False
     _resend_at: float | None = None
     _resend_after: float = RESEND_FIRST
@@ -290,7 +291,7 @@ class Participant:
             case Connected():
                 return self._on_connected(now)
             case Disconnected():
-                self.connected = False
+                self.connected = self._told = False
                 self._resend_at = None
                 return []
             case Arrived():
@@ -318,7 +319,7 @@ class Participant:
         actions: list[Action] = [Subscribe(own)]
         if self._fetch:
             actions.append(Subscribe(tuple(self._fetch.topics)))
-        return actions + self._resend(now, first=True)
+        return actions + self._resend(now, first=True) + self._tell_decline(now)
 
     def _resend(self, now: float, first: bool) -> list[Action]:
         if not self._outbox or not self.connected:
@@ -396,10 +397,12 @@ class Participant:
         # the aggregator's ledger was brought back from a copy.
         if anew and counter <= self._offered:
             raise WireError(reasons.REPLAYED, f"an older offer, of round {offer.round}, after round {newest}")
-        self._offered = max(self._offered, counter)
         if offer == self.offer and not anew:
             # Said again: an aggregator that was restarted, which may have lost what was on its way.
-            return self._resend(now, first=True)
+            self._told = self._told and counter <= self._offered
+            self._offered = max(self._offered, counter)
+            return self._resend(now, first=True) + self._tell_decline(now)
+        self._offered = max(self._offered, counter)
         actions: list[Action] = []
         if self._training is not None and (anew or self._training != offer.round):
             self._training = None
@@ -408,6 +411,7 @@ class Participant:
             actions.append(Unsubscribe(tuple(self._fetch.topics)))
             self._fetch = None
         self.offer, self._attempts, self._ask_at = offer, 0, None
+        self._declined, self._told = "", False
         if anew:
             return actions + self._begin(offer)
         if self._outbox:
@@ -417,7 +421,7 @@ class Participant:
     def _begin(self, offer: Offer) -> list[Action]:
         """Forget what belongs to another run: nobody counts its rounds any more, nor takes its deltas."""
         known, dropped = bool(self.run), len(self._outbox)
-        self.run, self.done_round, self._declined, self._resend_at = offer.run, -1, -1, None
+        self.run, self.done_round, self._resend_at = offer.run, -1, None
         self._outbox.clear()
         begin = Begin(offer.run, self._offered)
         if not known:
@@ -512,7 +516,7 @@ class Participant:
         if not event.allowed:
             self._ask_at = now + ASK_AGAIN
             return self._decline(offer, event.reason, now)
-        self._training = offer.round
+        self._training, self._declined = offer.round, ""
         self.phase = f"round {offer.round}: training"
         return [Train(offer)]
 
@@ -562,15 +566,20 @@ class Participant:
 
     def _decline(self, offer: Offer, reason: str, now: float) -> list[Action]:
         self.phase = f"round {offer.round}: not training: {reason}"
-        if self._declined == offer.round or not self.connected:
+        self._declined = reason
+        return self._tell_decline(now)
+
+    def _tell_decline(self, now: float) -> list[Action]:
+        """Once a connection: on one that broke it may have been lost, and a round waits for the answer."""
+        if self.offer is None or not self._declined or self._told or not self.connected:
             return []
-        self._declined = offer.round
+        self._told = True
         self._counter = max(self._counter + 1, int(now * 1000))
         topic = self.topics.up(self.author.subject.name, "decline")
-        message = Decline(offer.round, reason[:200])
+        message = Decline(self.offer.round, self._declined[:200])
         return [
-            SendDecline(self.author.seal(message, topic, self._counter, round=offer.round)),
-            Note(f"round {offer.round} declined: {reason}"),
+            SendDecline(self.author.seal(message, topic, self._counter, round=self.offer.round)),
+            Note(f"round {self.offer.round} declined: {self._declined}"),
         ]
 
 

@@ -143,6 +143,49 @@ def test_no_permission_is_told_once_with_the_reason_and_asked_again_later(device
     assert device.trainings == [0]
 
 
+def test_a_decline_is_said_again_on_the_next_connection(device, voice):
+    device.allowed = (False, "on battery")
+    device.hears(TOPICS.round, voice.sealed_offer(voice.offer(0)))
+    device.sent.clear()
+    device.does(machine.Disconnected())
+    device.connects()
+    assert [opened(sealed, Decline) for _, sealed in device.sent] == [Decline(0, "on battery")]
+
+
+def test_a_decline_that_could_not_be_sent_is_sent_on_the_next_connection(device, voice):
+    device.hears(TOPICS.round, voice.sealed_offer(voice.offer(0)))
+    device.up = False
+    device.does(machine.Disconnected())
+    device.stop()
+    for _ in range(machine.MAX_ATTEMPTS):
+        device.does(machine.TrainingFailed(0, "out of memory"))
+        device.waits(machine.ASK_AGAIN)
+    device.connects()
+    assert [opened(sealed, Decline).round for _, sealed in device.sent] == [0]
+
+
+def test_a_decline_is_said_again_to_an_aggregator_that_was_restarted(device, voice):
+    device.allowed = (False, "on battery")
+    offer = voice.sealed_offer(voice.offer(0))
+    device.hears(TOPICS.round, offer)
+    device.hears(TOPICS.round, offer)  # the broker's word, not the aggregator's
+    assert len(device.sent) == 1
+    device.hears(TOPICS.round, voice.sealed_offer(voice.offer(0)))
+    assert [opened(sealed, Decline).reason for _, sealed in device.sent] == ["on battery"] * 2
+
+
+def test_nothing_is_declined_once_the_training_runs(device, voice):
+    device.allowed = (False, "on battery")
+    device.hears(TOPICS.round, voice.sealed_offer(voice.offer(0)))
+    device.allowed = (True, "")
+    device.waits(machine.ASK_AGAIN)
+    device.sent.clear()
+    device.does(machine.Disconnected())
+    device.connects()
+    assert device.trainings == [0]
+    assert device.sent == []
+
+
 def test_an_offer_for_another_model_is_declined(device, voice):
     device.hears(TOPICS.round, voice.sealed_offer(voice.offer(0, family="another")))
     assert device.training is None
