@@ -261,6 +261,8 @@ class Participant:
     _training: int | None = None
     _attempts: int = 0
     _declined: str = ""  # why the current offer is not followed
+    _bad: set[bytes] = field(default_factory=set)  # artefacts of the current offer that came damaged
+    _pause: float = ASK_AGAIN  # before they are fetched again
     _told: bool = False  # whether the aggregator has heard of that on this connection
     connected: bool = False
     _resend_at: float | None = None
@@ -364,9 +366,12 @@ class Participant:
                 refusal, _ = self.trust.open(payload, topic, Refusal, now)
                 return self._on_refusal(refusal)
         except WireError as error:
-            self.refusals[error.reason] = self.refusals.get(error.reason, 0) + 1
+            self._count(error)
             return [Note(f"refused a message on {topic}: {error}", "warning")]
         return []
+
+    def _count(self, error: WireError) -> None:
+        self.refusals[error.reason] = self.refusals.get(error.reason, 0) + 1
 
     def _settle(self, delta: bytes, give_back: bool) -> list[Action]:
         if delta not in self._outbox:
@@ -411,7 +416,8 @@ class Participant:
             actions.append(Unsubscribe(tuple(self._fetch.topics)))
             self._fetch = None
         self.offer, self._attempts, self._ask_at = offer, 0, None
-        self._declined, self._told = "", False
+        self._declined, self._told, self._pause = "", False, ASK_AGAIN
+        self._bad.clear()
         if anew:
             return actions + self._begin(offer)
         if self._outbox:
@@ -453,10 +459,17 @@ class Participant:
         self.phase = f"round {offer.round}: asking the governor"
         return [Ask(offer)]
 
-    def _start_fetch(self, offer: Offer, now: float, snapshot: bool = False) -> list[Action]:
-        path = cheapest_path(offer, None if snapshot else self.held)
+    def _start_fetch(
+        self, offer: Offer, now: float, snapshot: bool = False, why: str = "no way is published"
+    ) -> list[Action]:
+        path = cheapest_path(offer, None if snapshot else self.held, frozenset(self._bad))
         if path is None:
-            return self._decline(offer, "no way is published to the round's parameters", now)
+            if self._bad:
+                # The broker's copies may be put right: all of them are asked for again, ever more rarely.
+                self._bad.clear()
+                self._ask_at = now + self._pause
+                self._pause = min(self._pause * 2, RESEND_LAST)
+            return self._decline(offer, f"the round's parameters cannot be had: {why}", now)
         topics = {
             self.topics.parameters(artefact.version, artefact.kind, part): (index, part)
             for index, artefact in enumerate(path)
@@ -478,21 +491,22 @@ class Participant:
         opened: list[Parameters] = []
         for artefact, parts in zip(fetch.path, fetch.parts, strict=True):
             sealed = b"".join(parts[number] for number in range(artefact.parts))
-            if envelope.digest(sealed) != artefact.envelope:
-                # The broker still holds another artefact's parts: wait for an offer that fits.
-                self._ask_at = now + ASK_AGAIN
-                text = f"parameters {artefact.version} ({artefact.kind}) are not those of the offer"
-                return [done, Note(text, "warning")]
-            sealed_topic = self.topics.parameters(artefact.version, artefact.kind, 0)
             try:
-                message, _ = self.trust.open(sealed, sealed_topic, Parameters, now)
+                opened.append(self._open(artefact, sealed, now))
             except WireError as error:
-                self.refusals[error.reason] = self.refusals.get(error.reason, 0) + 1
-                self._ask_at = now + ASK_AGAIN
-                reason = f"parameters {artefact.version} ({artefact.kind}) are refused: {error}"
-                return [done, Note(reason, "warning"), *self._decline(fetch.offer, reason, now)]
-            opened.append(message)
+                self._count(error)
+                self._bad.add(artefact.envelope)
+                why = f"{artefact.kind} {artefact.version} is refused: {error}"
+                again = self._start_fetch(fetch.offer, now, why=why)
+                return [done, Note(f"parameters: {why}", "warning"), *again]
         return [done, Apply(fetch.offer, tuple(opened))]
+
+    def _open(self, artefact: Artefact, sealed: bytes, now: float) -> Parameters:
+        if envelope.digest(sealed) != artefact.envelope:
+            raise WireError(reasons.BAD_SIGNATURE, "the broker's copy is not what the offer names")
+        topic = self.topics.parameters(artefact.version, artefact.kind, 0)
+        message, _ = self.trust.open(sealed, topic, Parameters, now)
+        return message
 
     def _on_applied(self, event: Applied, now: float) -> list[Action]:
         self.held = event.held
@@ -583,14 +597,18 @@ class Participant:
         ]
 
 
-def cheapest_path(offer: Offer, held: Held | None) -> tuple[Artefact, ...] | None:
+def cheapest_path(
+    offer: Offer, held: Held | None, without: frozenset[bytes] = frozenset()
+) -> tuple[Artefact, ...] | None:
     """The fewest bytes from what is held (or from nothing) to the offer's base, or None.
 
-    Updates go from one version to the next; a snapshot stands for itself.
+    Updates go from one version to the next; a snapshot stands for itself. without: envelopes of artefacts
+    that are of no use.
     """
-    updates = {art.version: art for art in offer.artefacts if art.kind == "update"}
+    sound = [artefact for artefact in offer.artefacts if artefact.envelope not in without]
+    updates = {art.version: art for art in sound if art.kind == "update"}
     starts: list[tuple[int, tuple[Artefact, ...]]] = [
-        (art.version, (art,)) for art in offer.artefacts if art.kind == "snapshot"
+        (art.version, (art,)) for art in sound if art.kind == "snapshot"
     ]
     if held is not None and held.version < offer.version:
         starts.append((held.version, ()))

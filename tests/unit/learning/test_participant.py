@@ -91,9 +91,39 @@ def test_damaged_parts_are_asked_for_again(device, voice):
     for topic in sorted(device.topics & voice.retained.keys()):
         device.hears(topic, voice.retained[topic][:-1] + b"?")
     assert device.training is None
+    assert device.participant.refusals == {reasons.BAD_SIGNATURE: 1}
+    assert "update 1 is refused" in opened(device.sent[-1][1], Decline).reason
     device.waits(machine.ASK_AGAIN)
     fetch(device, voice)
     assert device.training is not None
+
+
+def test_updates_are_fetched_where_a_snapshot_is_damaged(device, voice):
+    for _ in range(3):
+        voice.next_version()
+    voice.retained[TOPICS.parameters(3, "snapshot", 0)] = b"?"
+    device.hears(TOPICS.round, voice.sealed_offer(voice.offer(1)))
+    fetch(device, voice)
+    assert device.topics & voice.retained.keys() == {
+        TOPICS.parameters(version, "update", part) for version in (1, 2, 3) for part in range(2)
+    }
+    fetch(device, voice)
+    assert device.training is not None
+    assert device.sent == []
+
+
+def test_parameters_that_stay_damaged_are_fetched_ever_more_rarely(device, voice):
+    voice.next_version()
+    voice.retained[TOPICS.parameters(1, "update", 0)] = b"?"
+    device.hears(TOPICS.round, voice.sealed_offer(voice.offer(1)))
+    pauses = []
+    for _ in range(8):
+        fetch(device, voice)
+        pauses.append(device.participant.wake_at - device.now)
+        device.waits(pauses[-1])
+    assert pauses[:3] == [machine.ASK_AGAIN, 2 * machine.ASK_AGAIN, 4 * machine.ASK_AGAIN]
+    assert pauses[-1] == machine.RESEND_LAST
+    assert len(device.sent) == 1  # it is told once
 
 
 def test_parts_that_were_taken_off_the_broker_do_not_count_as_parts(device, voice):
