@@ -125,7 +125,7 @@ def insider(scene: Scene) -> Author:
 def forged(author: Author, offer: Offer, **changes: Any) -> bytes:
     """A delta that fits the offer but for the changes, sealed by this author for its own topic."""
     metrics = Metrics(10, 1.0, 0.5)
-    delta = Delta(offer.round, offer.version, offer.chain, bytes(4 * 9751), 10, metrics, metrics)
+    delta = Delta(offer.run, offer.round, offer.version, offer.chain, bytes(4 * 9751), 10, metrics, metrics)
     delta = msgspec.structs.replace(delta, **{k: v for k, v in changes.items() if k != "base"})
     topic = TOPICS.up(author.subject.name, "delta")
     base = changes.get("base", offer.digest)

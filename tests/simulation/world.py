@@ -106,13 +106,13 @@ class Machine:
 
 @dataclass
 class Device(Machine):
-    """One device. learnt: the vectors of all trainings whose end reached its disk, by round.
+    """One device. learnt: the vectors of all trainings whose end reached its disk, by run and round.
 
     made: the digests of all deltas that reached its disk.
     """
 
     shell: Shell | None = None
-    learnt: dict[int, np.ndarray] = field(default_factory=dict)
+    learnt: dict[tuple[bytes, int], np.ndarray] = field(default_factory=dict)
     made: set[bytes] = field(default_factory=set)
 
     def start_up(self) -> None:
@@ -197,7 +197,7 @@ class Device(Machine):
             self.made |= {row[0] for row in self.disk.execute("SELECT digest FROM outbox")}
             done = self.disk.execute("SELECT value FROM facts WHERE name = 'done_round'").fetchone()
             if done is not None and done[0] == offer.round:
-                self.learnt[offer.round] = delta
+                self.learnt[offer.run, offer.round] = delta
 
         self.world.clock.at(self.world.clock.now + self.world.random.uniform(0.5, 30), finish)
 
@@ -207,9 +207,15 @@ class Device(Machine):
 
 @dataclass
 class Aggregator(Machine):
-    """The one aggregator."""
+    """The one aggregator; now and then a crash takes its ledger."""
 
     service: Service | None = None
+
+    def crash(self) -> None:
+        super().crash()
+        world = self.world
+        if world.stormy and world.lost < world.losses and world.random.random() < 0.3:
+            world.lose_ledger()
 
     def start_up(self) -> None:
         world = self.world
@@ -268,6 +274,8 @@ class World:
         self.crash_chance = self.random.choice([0.0, 0.01, 0.04])
         self.fault_chance = self.random.choice([0.0, 0.05])
         hostile = self.random.choice([0.0, 0.005, 0.03])
+        self.losses, self.lost = self.random.choice([0, 0, 1, 2]), 0
+        self.lost_deltas: set[bytes] = set()
         self.minimum = self.random.randint(1, devices)
         self.chain = self.random.choice(CHAINS)
         self.update_chain = self.random.choice(["float32", "rotate(16)|quantise(4,16)"])
@@ -280,17 +288,32 @@ class World:
         self.broker.listener = Attacker(
             self.broker, self.clock, self.random, hostile, lambda: self.stormy
         ).hears
-        self.ledger_disk = new_disk(ledgers.SCHEMA)
-        self.aggregator = Aggregator(self, "aggregator", self.ledger_disk)
+        self.aggregator = Aggregator(self, "aggregator", new_disk(ledgers.SCHEMA))
         self.devices = [
             Device(self, f"device-{number}", new_disk(journals.SCHEMA)) for number in range(devices)
         ]
         for machine_ in (self.aggregator, *self.devices):
             machine_.disk.power, machine_.disk.broken = machine_.power_fails, machine_.disk_fails
+        self.enrol()
+
+    @property
+    def ledger_disk(self) -> Disk:
+        return self.aggregator.disk
+
+    def enrol(self) -> None:
         for device in self.devices:
             certificate, _ = certified("device", device.name)
             key_id = certificates.key_id(certificate)
             Ledger(self.ledger_disk).add_device(device.name, key_id, certificates.der(certificate), 0.0)
+
+    def lose_ledger(self) -> None:
+        """The disk of the aggregator is gone; it goes on with an empty one."""
+        self.lost += 1
+        self.lost_deltas |= {row[0] for row in self.ledger_disk.execute("SELECT digest FROM deltas")}
+        disk = new_disk(ledgers.SCHEMA)
+        disk.power, disk.broken = self.aggregator.power_fails, self.aggregator.disk_fails
+        self.aggregator.disk = disk
+        self.enrol()
 
     def run(self, hours: float = 0.7) -> None:
         """All machines start at some moment of the first minute; then the storm, then the calm."""

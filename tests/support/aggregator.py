@@ -34,6 +34,7 @@ class Voice:
     artefacts: list[Artefact] = field(default_factory=list)
     retained: dict[str, bytes] = field(default_factory=dict)
     counter: int = 0
+    run: bytes = b"r" * 16
 
     def __post_init__(self) -> None:
         self._publish("snapshot", "float32", Chain.parse("float32").encode(INITIAL, 0).payload)
@@ -51,7 +52,7 @@ class Voice:
     def offer(self, round: int, **changes: object) -> Offer:
         version = len(self.versions) - 1
         fields = {
-            "round": round, "model": "model", "family": FAMILY, "version": version,
+            "run": self.run, "round": round, "model": "model", "family": FAMILY, "version": version,
             "digest": parameters_digest(self.versions[-1]), "chain": self.chain, "seed": round,
             "steps": Steps(1, 16, 0.05), "minimum": 1, "artefacts": tuple(self.artefacts), **changes,
         }  # fmt: skip

@@ -61,7 +61,7 @@ class Region:
             model=Model("model", FAMILY, INITIAL),
             settings=RoundSettings(
                 rules=self.rules, steps=Steps(1, 16, 0.05), chain=self.chain, update_chain="float32",
-                strategy=FedAvg(), snapshot_every=3, limit=self.limit, max_norm=100.0,
+                strategy=FedAvg(), snapshot_every=3, limit=self.limit, max_norm=100.0, max_windows=1000,
             ),
             engine=LocalEngine(),
             send=lambda topic, payload, retain: self.sent.append((topic, payload)),
@@ -90,8 +90,8 @@ class Region:
             value = np.full(SIZE, 0.1, np.float32) if vector is None else vector
             changes["payload"] = chain.encode(value, device_seed(round.seed, name)).payload
         fields = {
-            "round": round.number, "version": round.version, "chain": round.chain, "samples": 5,
-            "before": MEASURED, "after": MEASURED, **changes,
+            "run": self.ledger.run(), "round": round.number, "version": round.version,
+            "chain": round.chain, "samples": 5, "before": MEASURED, "after": MEASURED, **changes,
         }  # fmt: skip
         return who.seal(Delta(**fields), topic, counter, **envelope_fields)
 

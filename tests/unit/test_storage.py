@@ -96,6 +96,45 @@ def test_a_database_with_a_damaged_stretch_opens_or_is_put_aside(whole, tmp_path
     database.close()
 
 
+@pytest.fixture
+def large(tmp_path):
+    """A database of 6 MiB, closed well, all of whose pages but the first two were then damaged."""
+    path = tmp_path / "a.db"
+    database = open_database(path, SCHEMA, durable=False)
+    with transaction(database):
+        rows = ((f"thing{number}", os.urandom(3000)) for number in range(2000))
+        database.executemany("INSERT INTO things VALUES (?, ?)", rows)
+    database.close()
+    with path.open("r+b") as file:
+        file.seek(2 * 4096)
+        file.write(b"\x5a" * (path.stat().st_size - 2 * 4096))
+    return path
+
+
+def aside(path):
+    return list(path.parent.glob("a.db.damaged-*"))
+
+
+def test_damage_of_a_large_database_is_met_in_use_and_put_aside_at_the_next_start(large):
+    database = open_database(large, SCHEMA)
+    assert aside(large) == []  # it was not read as a whole
+    with pytest.raises(StorageError, match="malformed"):
+        put(database, "new")
+    database.close()
+    database = open_database(large, SCHEMA)
+    put(database, "new")
+    assert names(database) == ["new"]
+    assert len([one for one in aside(large) if not one.name.endswith("-suspect")]) == 1
+    database.close()
+    assert names(open_database(large, SCHEMA)) == ["new"]
+
+
+def test_a_large_database_is_checked_after_an_unclean_end(large):
+    large.with_name("a.db-wal").write_bytes(b"left by a power cut")
+    put(open_database(large, SCHEMA), "new")
+    assert aside(large)
+
+
 def test_a_place_that_cannot_be_written_is_an_error_with_its_name(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="file/sub: cannot be made: Not a directory"):

@@ -52,30 +52,37 @@ class Pipeline:
     beat: float = field(default_factory=time.monotonic)
     last: Prediction | None = None
     _latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES))
+    # In this order where more than one is held: windows go into the queue as they left the stream; what gives
+    # a window its label is added, or the window stored, but not both at once; the stream takes one call.
+    _order_lock: threading.Lock = field(default_factory=threading.Lock)
+    _label_lock: threading.Lock = field(default_factory=threading.Lock)
     _stream_lock: threading.Lock = field(default_factory=threading.Lock)
 
     def feed(self, sensor: str, samples: Samples, live: bool, stop: threading.Event) -> None:
         """Take samples of one sensor. Waits for room when the sensor is a replay."""
-        with self._stream_lock:
-            windows = self.stream.push(sensor, samples)
-            ahead = 0.0 if live else self.stream.ahead(sensor)
-        self._put(windows, live)
+        with self._order_lock:
+            with self._stream_lock:
+                windows = self.stream.push(sensor, samples)
+                ahead = 0.0 if live else self.stream.ahead(sensor)
+            self._put(windows, live)
         while ahead > _AHEAD and not stop.wait(0.01):
             with self._stream_lock:
                 ahead = self.stream.ahead(sensor)
 
     def ended(self, sensor: str) -> None:
         """A sensor has given all that it had."""
-        with self._stream_lock:
-            windows = self.stream.ended(sensor)
-        self._put(windows, live=False)
+        with self._order_lock:
+            with self._stream_lock:
+                windows = self.stream.ended(sensor)
+            self._put(windows, live=False)
 
     def label(self, label: str, start: float, end: float) -> bool:
         """Label the windows of a time span, those that are still to come as well; False if unknown."""
-        with self._stream_lock:
-            known = self.stream.label_track.add(label, start, end)
-        if known and self.store is not None:
-            self.store.label(self.labels.index(label), start, end, time.time())
+        with self._label_lock:
+            with self._stream_lock:
+                known = self.stream.label_track.add(label, start, end)
+            if known and self.store is not None:
+                self.store.label(self.labels.index(label), start, end, time.time())
         return known
 
     def swap(self, model: Model) -> None:
@@ -140,7 +147,11 @@ class Pipeline:
             if windows is None:
                 self.store.commit(time.time())
             else:
-                self.store.add(windows, time.time())
+                with self._label_lock:
+                    with self._stream_lock:
+                        # Once more: a label may have been given while they waited in the queue.
+                        windows = self.stream.labelled(windows)
+                    self.store.add(windows, time.time())
             self.store_error = ""
         except (MarramError, sqlite3.Error) as error:
             if self.store_error != str(error):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from marram.errors import StorageError, WireError
-from marram.learning.participant import Applied, Apply, CommitDelta, Held, Memory
+from marram.learning.participant import Applied, Apply, Begin, CommitDelta, Held, Memory
 from marram.storage import transaction
 from marram.wire.codec.chain import Chain
 from marram.wire.parameters import Vector, advance, parameters_digest
@@ -35,18 +35,11 @@ class Journal:
     initial: Vector
 
     def __post_init__(self) -> None:
-        """Begin anew when the family changed: parameters of another model are of no use.
-
-        The counter goes on: it is the device's, and an aggregator refuses a lower one as a replay.
-        """
+        """Begin anew when the family changed: parameters of another model are of no use."""
         if self._fact("family") == self.family and self.vector().shape == self.initial.shape:
             return
         with transaction(self.database):
-            for table in ("arrays", "outbox", "facts WHERE name != 'counter'"):
-                self.database.execute(f"DELETE FROM {table}")
-            self._set("family", self.family)
-            self._set("version", 0)
-            self._store("parameters", self.initial)
+            self._forget()
 
     def memory(self) -> Memory:
         """What a participant needs to go on where it was."""
@@ -54,6 +47,8 @@ class Journal:
         outbox = self.database.execute("SELECT digest FROM outbox ORDER BY entry").fetchall()
         return Memory(
             held=Held(version, parameters_digest(self.vector())),
+            run=self._run(),
+            offered=int(str(self._fact("offered") or 0)),
             done_round=int(str(self._fact("done_round") if self._fact("done_round") is not None else -1)),
             counter=int(str(self._fact("counter") or 0)),
             outbox=tuple(row[0] for row in outbox),
@@ -94,6 +89,14 @@ class Journal:
             self._set("version", version)
         return Applied(Held(version, parameters_digest(vector)))
 
+    def begin(self, action: Begin) -> Applied:
+        """Forget another run's rounds, residual, outbox and parameters: together or not at all."""
+        with transaction(self.database):
+            self._forget()
+            self._set("run", action.run)
+            self._set("offered", action.offered)
+        return Applied(Held(0, parameters_digest(self.initial)))
+
     def commit_delta(self, action: CommitDelta) -> None:
         """The delta into the outbox, the residual it left, the round as done: together or not at all."""
         row = (action.digest, action.round, action.chain, action.seed, action.payload, action.sealed)
@@ -105,6 +108,7 @@ class Journal:
             if action.residual is not None:
                 self._store("residual", np.frombuffer(action.residual, np.float32))
             self._set("done_round", action.round)
+            self._set("offered", action.offered)
             self._set("counter", action.counter)
 
     def settle(self, digest: bytes, give_back: bool) -> None:
@@ -122,11 +126,24 @@ class Journal:
                 self._store("residual", lost if owed is None else owed + lost)
             self.database.execute("DELETE FROM outbox WHERE digest = ?", (digest,))
 
+    def _forget(self) -> None:
+        """Both counters go on: an aggregator refuses a lower one of the device's as a replay, and the device
+        a lower one of the aggregator's."""
+        for table in ("arrays", "outbox", "facts WHERE name NOT IN ('counter', 'offered')"):
+            self.database.execute(f"DELETE FROM {table}")
+        self._set("family", self.family)
+        self._set("version", 0)
+        self._store("parameters", self.initial)
+
+    def _run(self) -> bytes:
+        run = self._fact("run")
+        return run if isinstance(run, bytes) else b""
+
     def _fact(self, name: str) -> object:
         row = self.database.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return None if row is None else row[0]
 
-    def _set(self, name: str, value: str | int) -> None:
+    def _set(self, name: str, value: str | int | bytes) -> None:
         self.database.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 
     def _load(self, name: str) -> Vector | None:

@@ -40,9 +40,15 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What the journal holds. outbox: digests of sealed deltas without a receipt, oldest first."""
+    """What the journal holds. outbox: digests of sealed deltas without a receipt, oldest first.
+
+    run: the one that all of it belongs to; empty before the first offer. offered: the highest counter of an
+    aggregator's offer that was followed.
+    """
 
     held: Held
+    run: bytes = b""
+    offered: int = 0
     done_round: int = -1
     counter: int = 0
     outbox: tuple[bytes, ...] = ()
@@ -76,7 +82,7 @@ class Woke:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """Answer to ``Apply``: what is held now, or why the artefacts did not lead to the offer's base."""
+    """Answer to ``Apply`` and ``Begin``: what is held now, or why the artefacts did not lead to the base."""
 
     held: Held
     error: str = ""
@@ -139,6 +145,17 @@ class Apply:
 
 
 @dataclass(frozen=True, slots=True)
+class Begin:
+    """One transaction: forget the rounds of another run (done, owed, in the outbox); then say Applied.
+
+    What is held is the bundle's own parameters again. offered: counter of the offer that says so.
+    """
+
+    run: bytes
+    offered: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     offer: Offer
 
@@ -155,9 +172,13 @@ class StopTraining:
 
 @dataclass(frozen=True, slots=True)
 class CommitDelta:
-    """One transaction: the sealed delta into the outbox, the new residual, the round marked as done."""
+    """One transaction: the sealed delta into the outbox, the new residual, the round marked as done.
+
+    offered: as in ``Memory``.
+    """
 
     round: int
+    offered: int
     digest: bytes
     sealed: bytes
     chain: str
@@ -198,7 +219,7 @@ class Note:
 
 
 Action = (
-    Subscribe | Unsubscribe | Apply | Ask | Train | StopTraining | CommitDelta | Settle | Send
+    Subscribe | Unsubscribe | Apply | Begin | Ask | Train | StopTraining | CommitDelta | Settle | Send
     | SendDecline | Note
 )  # fmt: skip
 
@@ -239,16 +260,19 @@ class Participant:
     _fetch: _Fetch | None = None
     _training: int | None = None
     _attempts: int = 0
-    _declined: int = -1
+    _declined: str = ""  # why the current offer is not followed
+    _bad: set[bytes] = field(default_factory=set)  # artefacts of the current offer that came damaged
+    _pause: float = ASK_AGAIN  # before they are fetched again
+    _told: bool = False  # whether the aggregator has heard of that on this connection
     connected: bool = False
     _resend_at: float | None = None
     _resend_after: float = RESEND_FIRST
     _ask_at: float | None = None
 
     def __post_init__(self) -> None:
-        self.held = self.memory.held
+        self.held, self.run = self.memory.held, self.memory.run
         self.done_round = self.memory.done_round
-        self._counter = self.memory.counter
+        self._counter, self._offered = self.memory.counter, self.memory.offered
         self._outbox = list(self.memory.outbox)
 
     @property
@@ -269,7 +293,7 @@ class Participant:
             case Connected():
                 return self._on_connected(now)
             case Disconnected():
-                self.connected = False
+                self.connected = self._told = False
                 self._resend_at = None
                 return []
             case Arrived():
@@ -297,7 +321,7 @@ class Participant:
         actions: list[Action] = [Subscribe(own)]
         if self._fetch:
             actions.append(Subscribe(tuple(self._fetch.topics)))
-        return actions + self._resend(now, first=True)
+        return actions + self._resend(now, first=True) + self._tell_decline(now)
 
     def _resend(self, now: float, first: bool) -> list[Action]:
         if not self._outbox or not self.connected:
@@ -334,7 +358,7 @@ class Participant:
                 offer, header = self.trust.open(payload, topic, Offer, now)
                 if header.round != offer.round:
                     raise WireError(reasons.MALFORMED, "header and offer name different rounds")
-                return self._on_offer(offer, now)
+                return self._on_offer(offer, header.counter, now)
             if topic.endswith("/receipt"):
                 receipt, _ = self.trust.open(payload, topic, Receipt, now)
                 return self._settle(receipt.delta, False)
@@ -342,9 +366,12 @@ class Participant:
                 refusal, _ = self.trust.open(payload, topic, Refusal, now)
                 return self._on_refusal(refusal)
         except WireError as error:
-            self.refusals[error.reason] = self.refusals.get(error.reason, 0) + 1
+            self._count(error)
             return [Note(f"refused a message on {topic}: {error}", "warning")]
         return []
+
+    def _count(self, error: WireError) -> None:
+        self.refusals[error.reason] = self.refusals.get(error.reason, 0) + 1
 
     def _settle(self, delta: bytes, give_back: bool) -> list[Action]:
         if delta not in self._outbox:
@@ -370,23 +397,45 @@ class Participant:
 
     # -- offers and parameters
 
-    def _on_offer(self, offer: Offer, now: float) -> list[Action]:
-        if self.offer and offer.round < self.offer.round:
-            raise WireError(reasons.REPLAYED, f"offer of round {offer.round} after {self.offer.round}")
-        if offer == self.offer:
+    def _on_offer(self, offer: Offer, counter: int, now: float) -> list[Action]:
+        newest = max(self.done_round, self.offer.round if self.offer else -1)
+        anew = offer.run != self.run or offer.round < newest
+        # Rounds rise within a run, so an earlier one is a replay, unless it was signed after all others: then
+        # the aggregator's ledger was brought back from a copy.
+        if anew and counter <= self._offered:
+            raise WireError(reasons.REPLAYED, f"an older offer, of round {offer.round}, after round {newest}")
+        if offer == self.offer and not anew:
             # Said again: an aggregator that was restarted, which may have lost what was on its way.
-            return self._resend(now, first=True)
+            self._told = self._told and counter <= self._offered
+            self._offered = max(self._offered, counter)
+            return self._resend(now, first=True) + self._tell_decline(now)
+        self._offered = max(self._offered, counter)
         actions: list[Action] = []
-        if self._training is not None and self._training != offer.round:
+        if self._training is not None and (anew or self._training != offer.round):
             self._training = None
             actions.append(StopTraining())
         if self._fetch:
             actions.append(Unsubscribe(tuple(self._fetch.topics)))
             self._fetch = None
         self.offer, self._attempts, self._ask_at = offer, 0, None
+        self._declined, self._told, self._pause = "", False, ASK_AGAIN
+        self._bad.clear()
+        if anew:
+            return actions + self._begin(offer)
         if self._outbox:
             actions += self._resend(now, first=True)
         return actions + self._consider(now)
+
+    def _begin(self, offer: Offer) -> list[Action]:
+        """Forget what belongs to another run: nobody counts its rounds any more, nor takes its deltas."""
+        known, dropped = bool(self.run), len(self._outbox)
+        self.run, self.done_round, self._resend_at = offer.run, -1, None
+        self._outbox.clear()
+        begin = Begin(offer.run, self._offered)
+        if not known:
+            return [begin]
+        text = f"the aggregator's rounds began anew: this device does too; {dropped} deltas without a receipt"
+        return [begin, Note(f"{text} are dropped", "warning")]
 
     def _on_no_offer(self) -> list[Action]:
         """The aggregator has taken its offer back: it plans no more rounds."""
@@ -412,10 +461,17 @@ class Participant:
         self.phase = f"round {offer.round}: asking the governor"
         return [Ask(offer)]
 
-    def _start_fetch(self, offer: Offer, now: float, snapshot: bool = False) -> list[Action]:
-        path = cheapest_path(offer, None if snapshot else self.held)
+    def _start_fetch(
+        self, offer: Offer, now: float, snapshot: bool = False, why: str = "no way is published"
+    ) -> list[Action]:
+        path = cheapest_path(offer, None if snapshot else self.held, frozenset(self._bad))
         if path is None:
-            return self._decline(offer, "no way is published to the round's parameters", now)
+            if self._bad:
+                # The broker's copies may be put right: all of them are asked for again, ever more rarely.
+                self._bad.clear()
+                self._ask_at = now + self._pause
+                self._pause = min(self._pause * 2, RESEND_LAST)
+            return self._decline(offer, f"the round's parameters cannot be had: {why}", now)
         topics = {
             self.topics.parameters(artefact.version, artefact.kind, part): (index, part)
             for index, artefact in enumerate(path)
@@ -437,21 +493,22 @@ class Participant:
         opened: list[Parameters] = []
         for artefact, parts in zip(fetch.path, fetch.parts, strict=True):
             sealed = b"".join(parts[number] for number in range(artefact.parts))
-            if envelope.digest(sealed) != artefact.envelope:
-                # The broker still holds another artefact's parts: wait for an offer that fits.
-                self._ask_at = now + ASK_AGAIN
-                text = f"parameters {artefact.version} ({artefact.kind}) are not those of the offer"
-                return [done, Note(text, "warning")]
-            sealed_topic = self.topics.parameters(artefact.version, artefact.kind, 0)
             try:
-                message, _ = self.trust.open(sealed, sealed_topic, Parameters, now)
+                opened.append(self._open(artefact, sealed, now))
             except WireError as error:
-                self.refusals[error.reason] = self.refusals.get(error.reason, 0) + 1
-                self._ask_at = now + ASK_AGAIN
-                reason = f"parameters {artefact.version} ({artefact.kind}) are refused: {error}"
-                return [done, Note(reason, "warning"), *self._decline(fetch.offer, reason, now)]
-            opened.append(message)
+                self._count(error)
+                self._bad.add(artefact.envelope)
+                why = f"{artefact.kind} {artefact.version} is refused: {error}"
+                again = self._start_fetch(fetch.offer, now, why=why)
+                return [done, Note(f"parameters: {why}", "warning"), *again]
         return [done, Apply(fetch.offer, tuple(opened))]
+
+    def _open(self, artefact: Artefact, sealed: bytes, now: float) -> Parameters:
+        if envelope.digest(sealed) != artefact.envelope:
+            raise WireError(reasons.BAD_SIGNATURE, "the broker's copy is not what the offer names")
+        topic = self.topics.parameters(artefact.version, artefact.kind, 0)
+        message, _ = self.trust.open(sealed, topic, Parameters, now)
+        return message
 
     def _on_applied(self, event: Applied, now: float) -> list[Action]:
         self.held = event.held
@@ -475,7 +532,7 @@ class Participant:
         if not event.allowed:
             self._ask_at = now + ASK_AGAIN
             return self._decline(offer, event.reason, now)
-        self._training = offer.round
+        self._training, self._declined = offer.round, ""
         self.phase = f"round {offer.round}: training"
         return [Train(offer)]
 
@@ -486,6 +543,7 @@ class Participant:
         self._training = None
         self._counter = max(self._counter + 1, int(now * 1000))
         delta = Delta(
+            run=offer.run,
             round=offer.round,
             version=offer.version,
             chain=offer.chain,
@@ -502,8 +560,9 @@ class Participant:
         self.phase = f"round {offer.round}: delta in the outbox"
         seed = device_seed(offer.seed, self.author.subject.name)
         commit = CommitDelta(
-            offer.round, digest, sealed, offer.chain, seed, event.payload, event.residual, self._counter
-        )
+            offer.round, self._offered, digest, sealed, offer.chain, seed, event.payload, event.residual,
+            self._counter,
+        )  # fmt: skip
         if not self.connected or len(self._outbox) > IN_FLIGHT:
             return [commit]
         if self._resend_at is None:
@@ -523,26 +582,35 @@ class Participant:
 
     def _decline(self, offer: Offer, reason: str, now: float) -> list[Action]:
         self.phase = f"round {offer.round}: not training: {reason}"
-        if self._declined == offer.round or not self.connected:
+        self._declined = reason
+        return self._tell_decline(now)
+
+    def _tell_decline(self, now: float) -> list[Action]:
+        """Once a connection: on one that broke it may have been lost, and a round waits for the answer."""
+        if self.offer is None or not self._declined or self._told or not self.connected:
             return []
-        self._declined = offer.round
+        self._told = True
         self._counter = max(self._counter + 1, int(now * 1000))
         topic = self.topics.up(self.author.subject.name, "decline")
-        message = Decline(offer.round, reason[:200])
+        message = Decline(self.offer.round, self._declined[:200])
         return [
-            SendDecline(self.author.seal(message, topic, self._counter, round=offer.round)),
-            Note(f"round {offer.round} declined: {reason}"),
+            SendDecline(self.author.seal(message, topic, self._counter, round=self.offer.round)),
+            Note(f"round {self.offer.round} declined: {self._declined}"),
         ]
 
 
-def cheapest_path(offer: Offer, held: Held | None) -> tuple[Artefact, ...] | None:
+def cheapest_path(
+    offer: Offer, held: Held | None, without: frozenset[bytes] = frozenset()
+) -> tuple[Artefact, ...] | None:
     """The fewest bytes from what is held (or from nothing) to the offer's base, or None.
 
-    Updates go from one version to the next; a snapshot stands for itself.
+    Updates go from one version to the next; a snapshot stands for itself. without: envelopes of artefacts
+    that are of no use.
     """
-    updates = {art.version: art for art in offer.artefacts if art.kind == "update"}
+    sound = [artefact for artefact in offer.artefacts if artefact.envelope not in without]
+    updates = {art.version: art for art in sound if art.kind == "update"}
     starts: list[tuple[int, tuple[Artefact, ...]]] = [
-        (art.version, (art,)) for art in offer.artefacts if art.kind == "snapshot"
+        (art.version, (art,)) for art in sound if art.kind == "snapshot"
     ]
     if held is not None and held.version < offer.version:
         starts.append((held.version, ()))

@@ -78,7 +78,7 @@ class Rounds:
 
     def _finished(self, offer: Offer, outcome: Learnt | TrainingError, now: float) -> None:
         if isinstance(outcome, TrainingError):
-            self._shell.dispatch(machine.TrainingFailed(offer.round, str(outcome)), now)
+            self._shell.failed(offer, str(outcome), now)
             return
         result = outcome.result
         delta = outcome.parameters - self.journal.vector()

@@ -48,7 +48,7 @@ class Outcome:
 
 
 class Trainer(Protocol):
-    """Trains in the background; its end comes back as ``Shell.trained`` or ``TrainingFailed``."""
+    """Trains in the background; its end comes back as ``Shell.trained`` or ``Shell.failed``."""
 
     def start(self, offer: Offer) -> None: ...
 
@@ -94,19 +94,26 @@ class Shell:
         reading the residual and writing it.
         """
         participant = self.participant
+        if offer.run != participant.run:
+            return  # it ended in the moment in which the rounds began anew
         chain = Chain.parse(offer.chain)
         residual = self.journal.residual() if chain.feedback else None
         try:
             seed = device_seed(offer.seed, participant.author.subject.name)
             encoded = chain.encode(outcome.delta, seed, residual)
         except WireError as error:
-            self.dispatch(machine.TrainingFailed(offer.round, str(error)), now)
+            self.failed(offer, str(error), now)
             return
         left = None if encoded.residual is None else encoded.residual.astype("<f4").tobytes()
         event = machine.Trained(
             offer.round, encoded.payload, left, outcome.samples, outcome.before, outcome.after
         )
         self.dispatch(event, now)
+
+    def failed(self, offer: Offer, reason: str, now: float) -> None:
+        """A training ended without a delta."""
+        if offer.run == self.participant.run:
+            self.dispatch(machine.TrainingFailed(offer.round, reason), now)
 
     def _start_again(self, now: float) -> None:
         self.trainer.stop()
@@ -125,6 +132,8 @@ class Shell:
                 self.link.unsubscribe(action.topics)
             case machine.Apply():
                 return self.journal.apply(action)
+            case machine.Begin():
+                return self.journal.begin(action)
             case machine.Ask():
                 allowed, reason = self.permit(action.offer)
                 return machine.Permission(action.offer.round, allowed, reason)

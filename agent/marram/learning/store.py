@@ -241,8 +241,9 @@ class SampleStore:
 
     def _held_out(self, start: float, windows: Windows) -> int:
         length = max(float(windows.end[0] - windows.start[0]), 1e-3)
-        stretch = int(start // (_STRETCH_WINDOWS * length))
-        draw = hashlib.blake2b(stretch.to_bytes(8, "big", signed=True), digest_size=4).digest()
+        # A sensor may give any finite time, so any number of stretches.
+        stretch = int(start // (_STRETCH_WINDOWS * length)) & (1 << 64) - 1
+        draw = hashlib.blake2b(stretch.to_bytes(8, "big"), digest_size=4).digest()
         return int(int.from_bytes(draw, "big") < self._settings.holdout * 2**32)
 
     def _forget_others(self, family: str) -> None:

@@ -14,8 +14,9 @@ from typing import Literal
 
 import msgspec
 
+from marram import __version__
 from marram.bundle.file import Bundle, parse, read
-from marram.errors import BundleError
+from marram.errors import BundleError, StorageError
 from marram.storage import replace_file
 
 Slot = Literal["a", "b"]
@@ -30,6 +31,19 @@ class Current(msgspec.Struct, frozen=True):
     version: str
     sequence: int
     digest: str
+    configured: str
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """``refused.json``: a release that may not run here. digest: of its bundle, hex.
+
+    agent, configured: the agent's version and the digest of the YAML's bundle when it was judged; under
+    others it is judged again.
+    """
+
+    digest: str
+    reason: str
+    agent: str
     configured: str
 
 
@@ -85,6 +99,23 @@ class Slots:
         """Have the bundle that was written run from now on, also after a restart. Raises StorageError."""
         word = Current(slot, version, sequence, bundle.digest, self.configured.digest)
         replace_file(self.folder / "current.json", msgspec.json.encode(word))
+
+    def refuse(self, digest: str, reason: str) -> None:
+        """Remember over a restart that this bundle may not run here; only the last one is kept."""
+        word = Refused(digest, reason, __version__, self.configured.digest)
+        try:
+            replace_file(self.folder / "refused.json", msgspec.json.encode(word))
+        except StorageError as error:
+            log.error("the refusal will be forgotten at the next start: %s", error)
+
+    def refusal(self, digest: str) -> str | None:
+        """Why this bundle was refused before, or None."""
+        try:
+            word = msgspec.json.decode((self.folder / "refused.json").read_bytes(), type=Refused)
+        except (OSError, msgspec.MsgspecError):
+            return None
+        judged = Refused(digest, word.reason, __version__, self.configured.digest)
+        return word.reason if word == judged else None
 
     def _word(self) -> Current | None:
         try:

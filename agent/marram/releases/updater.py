@@ -2,7 +2,8 @@
 
 The release message and its parts are retained by the broker, so that a release is published once for all
 devices. Only a message signed by the fleet's release key is followed; the bundle must have the sha256 that
-it names. States: idle, fetching, checking, installed, refused (with the reason).
+it names. Parts that together are another file are fetched again a few times. States: idle, fetching,
+checking, installed, refused (with the reason).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from marram.bundle.file import MAX_BYTES, Bundle
-from marram.errors import MarramError, StorageError, WireError
+from marram.errors import BundleError, MarramError, ProgramError, StorageError, WireError
 from marram.learning.shell import Link
 from marram.loop import Loop
 from marram.releases.preflight import preflight
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 _MAX_MESSAGE = 16 << 10
 _MAX_PARTS = 1 << 16
 _PATIENCE = 60.0
+_FETCHES = 5
 
 
 @dataclass
@@ -58,6 +60,7 @@ class Updater:
     _release: Release | None = None
     _topics: dict[str, int] = field(default_factory=dict)
     _seen: int = -1
+    _fetches: int = 0
 
     def __post_init__(self) -> None:
         self._seen = self.slots.sequence
@@ -86,7 +89,7 @@ class Updater:
             self.link.unsubscribe(missing)
             self.link.subscribe(missing)
         else:
-            self._perhaps_check()
+            self._perhaps_check(now)
 
     def _announced(self, topic: str, payload: bytes, now: float) -> None:
         if not payload:
@@ -108,7 +111,13 @@ class Updater:
         if release.sequence <= self._seen or release == self._release:
             return
         self._abandon()
-        self._release = release
+        refusal = self.slots.refusal(release.digest.hex())
+        if refusal is not None:
+            self._seen = release.sequence
+            self.state = f"refused {release.version}: {refusal}"
+            log.warning("release %s was refused before: %s", release.version, refusal)
+            return
+        self._release, self._fetches = release, 1
         count = max(1, -(-release.size // release.part_size))
         digest = release.digest.hex()[:16]
         self._topics = {self.topics.release_part(self.model, digest, part): part for part in range(count)}
@@ -121,7 +130,7 @@ class Updater:
         log.info("release %s: %d bytes, %d of %d parts are here", release.version, release.size, here, count)
         self.wake_at = now + _PATIENCE
         self.link.subscribe(tuple(self._missing()))
-        self._perhaps_check()
+        self._perhaps_check(now)
 
     def _part(self, topic: str, payload: bytes, now: float) -> None:
         release = self._release
@@ -132,9 +141,9 @@ class Updater:
         if not path.exists():
             replace_file(path, payload)
         self.wake_at = now + _PATIENCE
-        self._perhaps_check()
+        self._perhaps_check(now)
 
-    def _perhaps_check(self) -> None:
+    def _perhaps_check(self, now: float) -> None:
         release = self._release
         if release is None or not self._topics or self._missing():
             return
@@ -143,10 +152,10 @@ class Updater:
         candidate = self.spool / "candidate.marram"
         replace_file(candidate, content)
         self.link.unsubscribe(tuple(self._topics))
-        self._topics, self.wake_at = {}, None
         if hashlib.sha256(content).digest() != release.digest:
-            self._refuse(release, "the parts together are not the bundle that was signed")
+            self._damaged(release, now)
             return
+        self._topics, self.wake_at = {}, None
         self.state = f"checking {release.version}"
         _, running = self.slots.bundle()
 
@@ -156,18 +165,31 @@ class Updater:
 
         threading.Thread(target=check, name="preflight", daemon=True).start()
 
+    def _damaged(self, release: Release, now: float) -> None:
+        """One of the parts is not what was signed, nobody can say which: fetch all of them again, later."""
+        text = "the parts together are not the bundle that was signed"
+        if self._fetches >= _FETCHES:
+            self._refuse(release, f"{text}, {_FETCHES} times")
+            return
+        pause = _PATIENCE * 2 ** (self._fetches - 1)
+        self._fetches += 1
+        log.warning("release %s: %s; fetching them again in %.0f s", release.version, text, pause)
+        self.state = f"fetching {release.version} again: {text}"
+        shutil.rmtree(self.spool, ignore_errors=True)
+        self.wake_at = now + pause
+
     def _checked(self, release: Release, content: bytes, reason: str) -> None:
         if release != self._release:
             return
         if reason:
-            self._refuse(release, reason)
+            self._refuse(release, reason, for_good=True)
             return
         before, _ = self.slots.bundle()
         try:
             slot, bundle = self.slots.write(content)
             self.swap(bundle)
         except MarramError as error:
-            self._refuse(release, str(error))
+            self._refuse(release, str(error), for_good=isinstance(error, BundleError | ProgramError))
             return
         try:
             # Only what inference has loaded is what a restart begins with.
@@ -181,10 +203,14 @@ class Updater:
         self.installed()
         shutil.rmtree(self.spool, ignore_errors=True)
 
-    def _refuse(self, release: Release, reason: str) -> None:
+    def _refuse(self, release: Release, reason: str, for_good: bool = False) -> None:
+        """for_good: because of the bundle itself, so that it need not be fetched again after a restart."""
         log.error("release %s is refused: %s", release.version, reason)
+        if for_good:
+            self.slots.refuse(release.digest.hex(), reason)
         self.state = f"refused {release.version}: {reason}"
         self._seen, self._release = release.sequence, None
+        self._topics, self.wake_at = {}, None
         shutil.rmtree(self.spool, ignore_errors=True)
 
     def _abandon(self) -> None:

@@ -104,7 +104,10 @@ class Stream:
         ]
         if not parts:
             return self._windower.empty()
-        windows = Windows.join(parts)
+        return self.labelled(Windows.join(parts))
+
+    def labelled(self, windows: Windows) -> Windows:
+        """Windows that this stream made, with the labels of the spans that are known by now."""
         spans = self.label_track.label(windows.start, windows.end)
         labels = np.where(spans != UNLABELLED, spans, windows.labels)
         return Windows(windows.start, windows.end, windows.values, labels, windows.repaired)

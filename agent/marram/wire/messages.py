@@ -12,6 +12,7 @@ import msgspec
 
 Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+Run = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 
 
 class Artefact(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,12 +41,14 @@ class Steps(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A round, offered to all devices of the region (retained on ``<root>/round``).
 
-    family: ``Manifest.family`` of the bundle that is trained. version, digest: the base parameters and
-    the sha256 of their little-endian float32 bytes. chain: how the delta is to be encoded. seed: public
+    run: the identity of the ledger that the rounds are counted in; another one means that the rounds began
+    anew. family: ``Manifest.family`` of the bundle that is trained. version, digest: the base parameters
+    and the sha256 of their little-endian float32 bytes. chain: how the delta is to be encoded. seed: public
     randomness of the chain (mixed with the device's name). minimum: labelled windows (or windows, for
     tasks without labels) that a device needs. artefacts: the ways to the base parameters.
     """
 
+    run: Run
     round: Count
     model: str
     family: str
@@ -80,9 +83,11 @@ class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Delta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a device learnt in a round: new minus base parameters, encoded by the offer's chain.
 
-    samples: windows it trained on. before, after: the base and the new parameters on held-out windows.
+    run, round: the offer's. samples: windows it trained on. before, after: the base and the new parameters
+    on held-out windows.
     """
 
+    run: Run
     round: Count
     version: Count
     chain: str

@@ -60,6 +60,7 @@ class Rounds(_Section, frozen=True, kw_only=True):
     strategy: the rule that turns deltas into new parameters.
     snapshot_every: versions between two full snapshots.
     max_norm: deltas with a larger L2 norm are refused.
+    max_windows: deltas that claim more windows than this are refused; windows are a device's weight.
     """
 
     minimum_devices: Count = 2
@@ -78,6 +79,7 @@ class Rounds(_Section, frozen=True, kw_only=True):
     strategy: FedAvg = FedAvg(rate=1.0, momentum=0.5)
     snapshot_every: Count = 10
     max_norm: Annotated[float, msgspec.Meta(gt=0)] = 1000.0
+    max_windows: Count = 100_000
 
     def problems(self) -> Problems:
         """Chains that are none."""
@@ -103,6 +105,7 @@ class Rounds(_Section, frozen=True, kw_only=True):
             limit=self.limit,
             snapshot_every=self.snapshot_every,
             max_norm=self.max_norm,
+            max_windows=self.max_windows,
         )
 
 

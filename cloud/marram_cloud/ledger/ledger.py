@@ -148,6 +148,16 @@ class Ledger:
     def set_fact(self, name: str, value: str | int | bytes) -> None:
         self.database.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 
+    def run(self) -> bytes:
+        """The identity of this ledger, 16 random bytes, made once; devices see by it that rounds began anew.
+
+        The caller holds the transaction.
+        """
+        self.database.execute("INSERT OR IGNORE INTO facts VALUES ('run', randomblob(16))")
+        run = self.fact("run")
+        assert isinstance(run, bytes)
+        return run
+
     # ---- devices
 
     def add_device(self, name: str, key_id: bytes, certificate: bytes, now: float) -> None:

@@ -80,8 +80,14 @@ def verify(ledger: Ledger, fleet: str, topic: str, sender: str, message: bytes, 
     return Verified(device, sealed, envelope.digest(message), len(message))
 
 
-def check_metrics(delta: Delta) -> None:
-    """Raise WireError(BAD_VALUES) unless what the device measured can be averaged with others."""
+def check_claims(delta: Delta, max_windows: int) -> None:
+    """Raise WireError(BAD_VALUES) unless what the device says of itself can be averaged with others."""
+    claims = (("samples", delta.samples), ("before", delta.before.count), ("after", delta.after.count))
+    for name, windows in claims:
+        if windows > max_windows:
+            raise WireError(
+                reasons.BAD_VALUES, f"{name}: {windows} windows, at most {max_windows} are believed"
+            )
     for name, measured in (("before", delta.before), ("after", delta.after)):
         accuracy = measured.accuracy
         if not math.isfinite(measured.loss) or not (accuracy is None or 0 <= accuracy <= 1):

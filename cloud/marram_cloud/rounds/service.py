@@ -28,7 +28,7 @@ from marram_cloud.engines.engine import DeltaReference, Engine
 from marram_cloud.ledger.ledger import Ledger, Round, StoredDelta, Version
 from marram_cloud.rounds import coordinator as machine
 from marram_cloud.rounds.coordinator import Coordinator, OpenRound
-from marram_cloud.rounds.intake import Reassembly, Verified, check_metrics, decode_delta, verify
+from marram_cloud.rounds.intake import Reassembly, Verified, check_claims, decode_delta, verify
 from marram_cloud.rounds.settings import RoundSettings
 
 log = logging.getLogger(__name__)
@@ -64,6 +64,7 @@ class Service:
     _reassembly: Reassembly = field(init=False)
     _deltas: dict[bytes, tuple[Verified, Delta]] = field(default_factory=dict)
     _outgoing: list[tuple[str, bytes, bool]] = field(default_factory=list)
+    _run: bytes = b""
     _counter: int = 0
     _again_at: float | None = None
 
@@ -93,6 +94,7 @@ class Service:
         self._coordinator = Coordinator(self.settings.rules, online=before.online, left=before.left)
         self._deltas.clear()
         with self.ledger.transaction():
+            self._run = self.ledger.run()
             self._begin_if_new(now)
             self._open_if_none(now)
             current = self.ledger.current_round()
@@ -198,7 +200,10 @@ class Service:
 
     def _delta(self, verified: Verified, now: float) -> None:
         header, delta = verified.sealed.header, read(verified.sealed, Delta)
-        check_metrics(delta)
+        check_claims(delta, self.settings.max_windows)
+        if delta.run != self._run:
+            # Perhaps the ledger that it belonged to was lost; the device hears of it with the next offer.
+            raise WireError(reasons.STALE_ROUND, f"for round {delta.round} of another run than this ledger's")
         if header.round != delta.round:
             raise WireError(reasons.MALFORMED, "header and delta name different rounds")
         self._deltas[verified.digest] = verified, delta
@@ -393,6 +398,7 @@ class Service:
 
     def _queue_offer(self, round: Round, now: float) -> None:
         offer = Offer(
+            run=self._run,
             round=round.number,
             model=self.model.name,
             family=self.model.family,

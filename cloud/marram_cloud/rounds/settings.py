@@ -17,7 +17,8 @@ class RoundSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chain: how devices encode deltas. update_chain: how new parameters are encoded against the last
     version. every: seconds between two openings. limit: rounds in all, None for ever. snapshot_every:
     versions between two full snapshots. keep_versions: versions whose parameters can still be released.
-    max_norm: the largest L2 norm that a delta may have.
+    max_norm: the largest L2 norm that a delta may have. max_windows: the most windows that a device may say
+    it trained on or measured with: they are its weight in the means.
     """
 
     rules: Rules
@@ -32,5 +33,6 @@ class RoundSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_versions: Annotated[int, msgspec.Meta(ge=2)] = 200
     keep_payloads: int = 2
     max_norm: float = 1e3
+    max_windows: int = 100_000
     part_size: int = 96 * 1024
     max_delta: int = 64 << 20

@@ -10,6 +10,7 @@ from marram.errors import OutputError, ProgramError
 from marram.inference.model import Model, int8_model
 from marram.inference.pipeline import Pipeline
 from marram.inference.queue import WindowQueue
+from marram.learning.store import SampleStore, StoreSettings
 from marram.programs.program import ProgramOptions
 from marram.stream.blocks import Samples
 from marram.stream.config import StreamConfig
@@ -208,6 +209,67 @@ def test_a_label_is_known_or_not():
     pipeline = Running(tiny()).pipeline
     assert pipeline.label("high", 0, 5)
     assert not pipeline.label("tall", 0, 5)
+
+
+class Gate:
+    """A model that waits at each batch until it may go on."""
+
+    name = "gate"
+
+    def __init__(self, model):
+        self.model, self.reached, self.open = model, threading.Event(), threading.Event()
+
+    def predict(self, windows, arrived):
+        self.reached.set()
+        assert self.open.wait(PATIENCE)
+        return self.model.predict(windows, arrived)
+
+
+def test_a_label_reaches_the_windows_that_wait_in_the_queue(tmp_path):
+    gate = Gate(tiny())
+    with Running(gate) as running:
+        shape, settings = (len(models.CHANNELS), 4), StoreSettings(1 << 20, 1e12, 60.0, 0.0)
+        running.pipeline.store = SampleStore(tmp_path / "windows.db", "f", shape, settings)
+        running.feed(1, 1.0)
+        assert gate.reached.wait(PATIENCE)
+        running.feed(1, 2.0)  # the one waits in the model, the other in the queue
+        assert running.pipeline.label("high", 0.0, 10.0)
+        gate.open.set()
+        running.end()
+    counts = running.pipeline.store.counts()
+    running.pipeline.store.close(time.time())
+    assert (counts.windows, counts.labelled) == (2, 2)
+
+
+def test_windows_completed_by_two_sensors_at_once_stay_in_the_streams_order():
+    class Slow(WindowQueue):
+        """Its first window takes a while on its way in: another sensor's would pass it."""
+
+        passed = threading.Event()
+
+        def put(self, windows, live):
+            if self.received == 0 and not self.passed.is_set():
+                second.start()
+                self.passed.wait(0.3)
+            super().put(windows, live)
+            self.passed.set()
+
+    kept, one, other = Kept(), ["a"], ["b"]
+    sensors = {"one": one, "other": other}
+    stream = Stream(["a", "b"], 10.0, 4, 4, models.LABELS, sensors, StreamConfig())
+    pipeline = Pipeline(stream, models.LABELS, Slow(100), tiny(), {"out": kept}, None, 16)
+
+    def feed(sensor, begin, count):
+        samples = Samples((begin + np.arange(count)) / 10, np.ones((1, count), np.float32))
+        pipeline.feed(sensor, samples, True, threading.Event())
+
+    second = threading.Thread(target=feed, args=("one", 4, 5))
+    feed("one", 0, 4)
+    feed("other", 0, 9)  # completes the first window; the second sensor then completes the next one
+    second.join(PATIENCE)
+    pipeline.queue.close()
+    pipeline.run()
+    assert [p.start for p in kept.predictions] == [0.0, 0.4]
 
 
 def test_a_replay_that_ends_gives_its_last_windows():

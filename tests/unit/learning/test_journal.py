@@ -5,7 +5,7 @@ import pytest
 from marram.errors import StorageError
 from marram.learning import journal as journals
 from marram.learning.journal import Journal
-from marram.learning.participant import Apply, CommitDelta
+from marram.learning.participant import Apply, Begin, CommitDelta
 from marram.wire.codec.chain import Chain
 from marram.wire.messages import Parameters
 from marram.wire.parameters import parameters_digest
@@ -25,7 +25,7 @@ def committed(round=0, digest=b"d" * 32, counter=7):
     vector = np.random.default_rng(round).normal(size=SIZE).astype(np.float32)
     encoded = Chain.parse(CHAIN).encode(vector, 3)
     residual = encoded.residual.astype("<f4").tobytes()
-    return CommitDelta(round, digest, b"sealed", CHAIN, 3, encoded.payload, residual, counter), vector
+    return CommitDelta(round, 5, digest, b"sealed", CHAIN, 3, encoded.payload, residual, counter), vector
 
 
 def way_to_version_one(voice):
@@ -55,7 +55,10 @@ def changes():
     def apply(journal):
         assert journal.apply(way_to_version_one(Voice())).error == ""
 
-    return [commit, settle, give_back, apply]
+    def begin(journal):
+        assert journal.begin(Begin(b"r" * 16, 8)).held.version == 0
+
+    return [commit, settle, give_back, apply, begin]
 
 
 @pytest.mark.parametrize("change", changes(), ids=lambda change: change.__name__)
@@ -136,6 +139,19 @@ def test_another_model_begins_anew_but_the_counter_goes_on(disk):
     np.testing.assert_array_equal(other.vector(), np.zeros(5, np.float32))
 
 
+def test_a_new_run_begins_with_the_bundles_parameters_and_the_counters_go_on(disk):
+    journal = Journal(disk, FAMILY, INITIAL)
+    assert journal.apply(way_to_version_one(Voice())).error == ""
+    journal.commit_delta(committed(round=8, counter=1234)[0])
+    applied = journal.begin(Begin(b"r" * 16, 99))
+    memory = Journal(disk, FAMILY, INITIAL).memory()
+    assert applied.held == memory.held
+    assert (memory.held.version, memory.held.digest) == (0, parameters_digest(INITIAL))
+    assert (memory.run, memory.offered, memory.done_round, memory.outbox) == (b"r" * 16, 99, -1, ())
+    assert memory.counter == 1234
+    assert journal.residual() is None
+
+
 def test_a_full_disk_is_an_error_with_a_name_and_changes_nothing(disk):
     journal = Journal(disk, FAMILY, INITIAL)
     before = state(disk)
@@ -143,7 +159,7 @@ def test_a_full_disk_is_an_error_with_a_name_and_changes_nothing(disk):
     disk.execute(f"PRAGMA max_page_count={pages}")
     action = committed()[0]
     large = CommitDelta(
-        0, action.digest, b"s" * 100_000, CHAIN, 3, action.payload, action.residual, action.counter
+        0, 5, action.digest, b"s" * 100_000, CHAIN, 3, action.payload, action.residual, action.counter
     )
     with pytest.raises(StorageError, match="full"):
         journal.commit_delta(large)

@@ -250,7 +250,8 @@ def rounds(tmp_path):
 def offer(**changes):
     initial = bundle(SHOULDER).parameters()
     fields = {
-        "round": 0, "model": "shoulder", "family": bundle(SHOULDER).manifest.family, "version": 0,
+        "run": b"r" * 16, "round": 0, "model": "shoulder",
+        "family": bundle(SHOULDER).manifest.family, "version": 0,
         "digest": parameters_digest(initial), "chain": "float32", "seed": 5, "steps": Steps(1, 16, 0.05),
         "minimum": 16, "artefacts": (), **changes,
     }  # fmt: skip

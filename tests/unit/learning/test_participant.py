@@ -10,12 +10,12 @@ from marram.learning.participant import Held, cheapest_path
 from marram.wire import envelope, reasons
 from marram.wire.codec.chain import Chain
 from marram.wire.codec.seed import device_seed
-from marram.wire.messages import Artefact, Decline, Delta
+from marram.wire.messages import Artefact, Decline, Delta, Offer
 from marram.wire.parameters import parameters_digest
 from marram.wire.signed import read
 
 from tests.simulation.disk import Crash
-from tests.support.aggregator import SIZE, TOPICS, Voice
+from tests.support.aggregator import INITIAL, SIZE, TOPICS, Voice
 from tests.support.device import NAME, Device
 from tests.support.identities import author, author_of, certified, stranger
 
@@ -91,9 +91,39 @@ def test_damaged_parts_are_asked_for_again(device, voice):
     for topic in sorted(device.topics & voice.retained.keys()):
         device.hears(topic, voice.retained[topic][:-1] + b"?")
     assert device.training is None
+    assert device.participant.refusals == {reasons.BAD_SIGNATURE: 1}
+    assert "update 1 is refused" in opened(device.sent[-1][1], Decline).reason
     device.waits(machine.ASK_AGAIN)
     fetch(device, voice)
     assert device.training is not None
+
+
+def test_updates_are_fetched_where_a_snapshot_is_damaged(device, voice):
+    for _ in range(3):
+        voice.next_version()
+    voice.retained[TOPICS.parameters(3, "snapshot", 0)] = b"?"
+    device.hears(TOPICS.round, voice.sealed_offer(voice.offer(1)))
+    fetch(device, voice)
+    assert device.topics & voice.retained.keys() == {
+        TOPICS.parameters(version, "update", part) for version in (1, 2, 3) for part in range(2)
+    }
+    fetch(device, voice)
+    assert device.training is not None
+    assert device.sent == []
+
+
+def test_parameters_that_stay_damaged_are_fetched_ever_more_rarely(device, voice):
+    voice.next_version()
+    voice.retained[TOPICS.parameters(1, "update", 0)] = b"?"
+    device.hears(TOPICS.round, voice.sealed_offer(voice.offer(1)))
+    pauses = []
+    for _ in range(8):
+        fetch(device, voice)
+        pauses.append(device.participant.wake_at - device.now)
+        device.waits(pauses[-1])
+    assert pauses[:3] == [machine.ASK_AGAIN, 2 * machine.ASK_AGAIN, 4 * machine.ASK_AGAIN]
+    assert pauses[-1] == machine.RESEND_LAST
+    assert len(device.sent) == 1  # it is told once
 
 
 def test_parts_that_were_taken_off_the_broker_do_not_count_as_parts(device, voice):
@@ -141,6 +171,49 @@ def test_no_permission_is_told_once_with_the_reason_and_asked_again_later(device
     device.allowed = (True, "")
     device.waits(machine.ASK_AGAIN)
     assert device.trainings == [0]
+
+
+def test_a_decline_is_said_again_on_the_next_connection(device, voice):
+    device.allowed = (False, "on battery")
+    device.hears(TOPICS.round, voice.sealed_offer(voice.offer(0)))
+    device.sent.clear()
+    device.does(machine.Disconnected())
+    device.connects()
+    assert [opened(sealed, Decline) for _, sealed in device.sent] == [Decline(0, "on battery")]
+
+
+def test_a_decline_that_could_not_be_sent_is_sent_on_the_next_connection(device, voice):
+    device.hears(TOPICS.round, voice.sealed_offer(voice.offer(0)))
+    device.up = False
+    device.does(machine.Disconnected())
+    device.stop()
+    for _ in range(machine.MAX_ATTEMPTS):
+        device.does(machine.TrainingFailed(0, "out of memory"))
+        device.waits(machine.ASK_AGAIN)
+    device.connects()
+    assert [opened(sealed, Decline).round for _, sealed in device.sent] == [0]
+
+
+def test_a_decline_is_said_again_to_an_aggregator_that_was_restarted(device, voice):
+    device.allowed = (False, "on battery")
+    offer = voice.sealed_offer(voice.offer(0))
+    device.hears(TOPICS.round, offer)
+    device.hears(TOPICS.round, offer)  # the broker's word, not the aggregator's
+    assert len(device.sent) == 1
+    device.hears(TOPICS.round, voice.sealed_offer(voice.offer(0)))
+    assert [opened(sealed, Decline).reason for _, sealed in device.sent] == ["on battery"] * 2
+
+
+def test_nothing_is_declined_once_the_training_runs(device, voice):
+    device.allowed = (False, "on battery")
+    device.hears(TOPICS.round, voice.sealed_offer(voice.offer(0)))
+    device.allowed = (True, "")
+    device.waits(machine.ASK_AGAIN)
+    device.sent.clear()
+    device.does(machine.Disconnected())
+    device.connects()
+    assert device.trainings == [0]
+    assert device.sent == []
 
 
 def test_an_offer_for_another_model_is_declined(device, voice):
@@ -196,11 +269,85 @@ def test_a_message_that_is_not_the_aggregators_changes_nothing_and_is_counted(de
         "garbage": b"hello",
     }[kind]
     if kind == "old":
-        device.hears(TOPICS.round, voice.sealed_offer(voice.offer(5, family="another")))
         bad = voice.sealed_offer(voice.offer(4))
+        device.hears(TOPICS.round, voice.sealed_offer(voice.offer(5, family="another")))
     device.hears(topic, bad)
     assert device.trainings == []
     assert sum(device.participant.refusals.values()) == 1
+
+
+# ---- an aggregator that begins anew
+
+
+def begun_anew(voice):
+    """The region's aggregator with an empty ledger, later than all that ``voice`` said."""
+    return Voice(run=b"n" * 16, counter=voice.counter)
+
+
+def test_an_aggregator_that_lost_its_ledger_is_followed_from_its_round_zero(device, voice):
+    for round in range(3):
+        takes_part(device, voice, round)
+        voice.next_version()
+    other = begun_anew(voice)
+    takes_part(device, other, 0)
+    assert device.trainings == [0, 1, 2, 0]
+    delta = opened(device.sent[-1][1], Delta)
+    assert (delta.run, delta.round) == (other.run, 0)
+    np.testing.assert_array_equal(device.journal.vector(), INITIAL)
+
+
+def test_what_is_owed_to_a_lost_ledger_is_dropped(device, voice):
+    takes_part(device, voice, 0)
+    takes_part(device, voice, 1)
+    other = begun_anew(voice)
+    device.hears(TOPICS.round, other.sealed_offer(other.offer(0)))
+    assert device.participant.outbox == 0
+    assert device.journal.memory().outbox == ()
+    assert device.journal.residual() is None
+    device.sent.clear()
+    device.waits(10 * machine.RESEND_FIRST)
+    assert device.deltas == []
+
+
+def test_an_aggregator_that_begins_anew_ends_a_training_for_the_lost_ledger(device, voice):
+    device.hears(TOPICS.round, voice.sealed_offer(voice.offer(0)))
+    old = device.training
+    other = begun_anew(voice)
+    device.hears(TOPICS.round, other.sealed_offer(other.offer(0)))
+    new, device.training = device.training, old
+    device.trained()  # its end came in the same moment
+    assert device.deltas == []
+    device.training = new
+    device.trained()
+    assert [opened(sealed, Delta).run for _, sealed in device.sent] == [other.run]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_an_offer_of_a_lost_ledger_said_again_brings_nothing_back(device, voice, restarted):
+    old = voice.sealed_offer(voice.offer(7))
+    other = begun_anew(voice)
+    takes_part(device, other, 0)
+    if restarted:
+        device.boot()
+        device.connects()
+    device.hears(TOPICS.round, old)
+    assert device.participant.refusals == {reasons.REPLAYED: 1}
+    assert device.journal.memory().run == other.run
+    assert device.participant.outbox == 1
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_ledger_brought_back_from_a_copy_is_followed_from_where_it_was(device, voice, restarted):
+    old = voice.sealed_offer(voice.offer(2))
+    for round in range(4):
+        takes_part(device, voice, round)
+    if restarted:
+        device.boot()
+        device.connects()
+    device.hears(TOPICS.round, old)
+    assert device.trainings == [0, 1, 2, 3]  # said again by somebody
+    takes_part(device, voice, 2)  # said by the aggregator, later than round 3
+    assert device.trainings == [0, 1, 2, 3, 2]
 
 
 # ---- the outbox
@@ -300,7 +447,10 @@ class AnyOrder(RuleBasedStateMachine):
         self.fuse = None
         self.device.disk.power = self.power_fails
         self.round = 0
-        self.rounds_of = {}  # digest of every delta that ever reached the disk -> its round
+        self.offers = []  # sealed, in the order of their signing
+        self.voices = {b"": self.voice, self.voice.run: self.voice}
+        self.ever = set()  # digests of all deltas that were on the disk
+        self.rounds_of = {}  # digest of every delta of this run that ever reached the disk -> its round
         self.payloads = {}
         self.settled = {}  # digest -> whether what it said was given back
         self.learnt = {}  # round -> vector
@@ -333,6 +483,7 @@ class AnyOrder(RuleBasedStateMachine):
             if digest not in self.rounds_of:
                 self.rounds_of[digest], self.payloads[digest] = round, payload
                 self.counters.append(envelope.parse(sealed, 1 << 20).header.counter)
+                self.ever.add(digest)
 
     @rule()
     def connect(self):
@@ -343,15 +494,40 @@ class AnyOrder(RuleBasedStateMachine):
         self.device.up = False
         self.guarded(lambda: self.device.does(machine.Disconnected()))
 
-    @rule(new_round=st.booleans(), new_version=st.booleans(), again=st.integers(0, 2))
-    def offer(self, new_round, new_version, again):
+    @rule(new_round=st.booleans(), new_version=st.booleans())
+    def offer(self, new_round, new_version):
         if new_round:
             self.round += 1
             if new_version:
                 self.voice.next_version()
-            again = 0
-        offer = self.voice.offer(max(0, self.round - again))
-        self.guarded(lambda: self.device.hears(TOPICS.round, self.voice.sealed_offer(offer)))
+        self.offers.append(self.voice.sealed_offer(self.voice.offer(self.round)))
+        self.hear_offer(-1)
+
+    @precondition(lambda self: self.offers)
+    @rule(again=st.integers(1, 5))
+    def old_offer(self, again):
+        """Late, or said again by somebody else."""
+        self.hear_offer(-min(again, len(self.offers)))
+
+    @precondition(lambda self: self.offers)
+    @rule()
+    def lost_ledger(self):
+        """The aggregator begins anew."""
+        run = bytes([self.voice.run[0] + 1]) * 16
+        self.voice = self.voices[run] = Voice(run=run, counter=self.voice.counter)
+        self.round = 0
+        self.offers.append(self.voice.sealed_offer(self.voice.offer(0)))
+        self.hear_offer(-1)
+
+    def hear_offer(self, index):
+        before = self.device.journal.memory().run
+        self.guarded(lambda: self.device.hears(TOPICS.round, self.offers[index]))
+        after = self.device.journal.memory().run
+        if after != before:
+            assert after == opened(self.offers[index], Offer).run > before, "an old run was brought back"
+            # What was owed to the lost ledger is nobody's any more.
+            for facts in (self.rounds_of, self.payloads, self.settled, self.learnt):
+                facts.clear()
 
     @rule(allowed=st.booleans())
     def govern(self, allowed):
@@ -393,7 +569,9 @@ class AnyOrder(RuleBasedStateMachine):
         if not self.device.deltas:
             return
         digest = data.draw(st.sampled_from(sorted(set(self.device.deltas))))
-        assert digest in self.rounds_of, "a delta was sent before it was on the disk"
+        assert digest in self.ever, "a delta was sent before it was on the disk"
+        if digest not in self.rounds_of:
+            return  # of a ledger that was lost
         if digest in self.settled:
             answer = "receipt"  # whatever is said twice changes nothing
         message = (
@@ -432,7 +610,7 @@ class AnyOrder(RuleBasedStateMachine):
     def the_journal_names_what_it_holds(self):
         memory = self.device.journal.memory()
         assert memory.held == self.device.participant.held
-        assert memory.held.digest == parameters_digest(self.voice.versions[memory.held.version])
+        assert memory.held.digest == parameters_digest(self.voices[memory.run].versions[memory.held.version])
 
     @invariant()
     def what_was_learnt_is_told_or_still_owed(self):

@@ -48,6 +48,16 @@ def test_a_store_that_is_not_full_keeps_every_window_as_it_came(path):
     assert len(held_out) == 0
 
 
+@pytest.mark.parametrize("time", [1e300, -1e300, 1e19, -1e19])
+def test_windows_of_an_absurd_time_are_kept_like_others(path, time):
+    store = SampleStore(path, "family", SHAPE, settings_(max_age=1e301, holdout=0.5), seed=1)
+    one = numbered(2)
+    absurd = np.full(2, time)
+    store.add(Windows(absurd, absurd, one.values, one.labels, one.repaired), 0.0)
+    store.close(0.0)
+    assert len(kept(path)) == 2
+
+
 def test_a_full_store_keeps_a_uniform_sample_of_all_windows_that_came(tmp_path):
     stores, windows = 12, 2000
     found = []

@@ -149,14 +149,52 @@ def test_parts_that_do_not_come_are_asked_for_again(home):
     assert set(home.asked) == set(release.parts) - {next(iter(release.parts))}
 
 
-def test_parts_that_together_are_not_what_was_signed_are_refused(home):
-    release = announced(released("1"))
+def damaged(release):
     topic = list(release.parts)[1]
-    release.parts[topic] = release.parts[topic][:-1] + b"?"
-    home.gets(release)
+    return {**release.parts, topic: release.parts[topic][:-1] + b"?"}
+
+
+def come(home, parts):
+    """The parts that are subscribed come from the broker."""
+    for topic, payload in parts.items():
+        if topic in home.topics:
+            home.hears(topic, payload)
+
+
+def test_a_release_with_a_part_that_was_damaged_is_installed_once_the_broker_has_it_right(home):
+    release = announced(released("1"))
+    home.hears(*release.message)
+    come(home, damaged(release))
+    assert home.updater.state.startswith("fetching v1 again: ")
+    assert not home.topics & release.parts.keys()  # not at once
+    home.now = home.updater.wake_at
+    home.updater.wake(home.now)
+    come(home, release.parts)
+    home.checks()
+    assert home.runs == "1"
+
+
+def test_parts_that_stay_damaged_are_fetched_ever_more_rarely_and_then_refused(home):
+    release = announced(released("1"))
+    home.hears(*release.message)
+    pauses = []
+    while True:
+        come(home, damaged(release))
+        if home.updater.wake_at is None:
+            break
+        pauses.append(home.updater.wake_at - home.now)
+        home.now = home.updater.wake_at
+        home.updater.wake(home.now)
+    assert 2 < len(pauses) < 10
+    assert pauses == sorted(set(pauses))
+    assert home.updater.state.startswith("refused v1: ")
     assert "not the bundle that was signed" in home.updater.state
     assert home.running == []
     assert home.runs == bundle(SHOULDER).manifest.version
+    home.boot()
+    home.gets(release)  # nothing is wrong with the release itself
+    home.checks()
+    assert home.runs == "1"
 
 
 @pytest.mark.parametrize(
@@ -234,6 +272,20 @@ def test_a_release_that_fails_its_check_leaves_what_runs(home, content, words):
     assert words in home.updater.state
     assert home.running == ["good"]
     assert home.runs == "good"
+
+
+def test_a_release_that_failed_its_check_is_not_fetched_again_after_a_restart(home):
+    bad = announced(another_family())
+    home.gets(bad)
+    home.checks()
+    home.boot()
+    home.gets(bad)
+    assert not home.topics & bad.parts.keys()
+    assert home.updater.state.startswith("refused v1: ")
+    assert "another family" in home.updater.state
+    home.gets(announced(released("2"), sequence=2))
+    home.checks()
+    assert home.runs == "2"
 
 
 def test_after_a_refused_release_a_newer_one_is_followed(home):

@@ -116,12 +116,16 @@ def test_integers_beyond_64_bits_cannot_be_written():
 
 MESSAGES: list[msgspec.Struct] = [
     messages.Offer(
-        3, "shoulder", "f" * 64, 2, b"\x01" * 32, "feedback|quantise(1)", 77, messages.Steps(5, 16, 0.05), 32,
+        b"\x04" * 16, 3, "shoulder", "f" * 64, 2, b"\x01" * 32, "feedback|quantise(1)", 77,
+        messages.Steps(5, 16, 0.05), 32,
         (messages.Artefact(2, "snapshot", b"\x02" * 32, 40000, 1),
         messages.Artefact(2, "update", b"\x03" * 32, 5000, 1)),
     ),
     messages.Parameters(2, "update", "float32", 5, b"\x00\x01", b"\x02" * 32),
-    messages.Delta(3, 2, "float32", b"abc", 100, messages.Metrics(10, 0.5, 0.8), messages.Metrics(10, 0.25)),
+    messages.Delta(
+        b"\x04" * 16, 3, 2, "float32", b"abc", 100,
+        messages.Metrics(10, 0.5, 0.8), messages.Metrics(10, 0.25),
+    ),
     messages.Decline(3, "on battery"),
     messages.Receipt(3, b"\x01" * 32),
     messages.Refusal(b"\x01" * 32, reasons.STALE_ROUND),

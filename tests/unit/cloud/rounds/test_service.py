@@ -36,6 +36,10 @@ def vector(number):
 # ---- the good way
 
 
+def test_every_new_ledger_has_a_run_of_its_own(region):
+    assert region.offers()[0].run != Region().offers()[0].run
+
+
 def test_a_new_aggregator_offers_round_zero_of_the_bundles_parameters(region):
     [offer] = region.offers()
     assert (offer.round, offer.version, offer.digest) == (0, 0, parameters_digest(INITIAL))
@@ -167,6 +171,13 @@ def test_a_delta_of_a_closed_round_said_again_is_counted_as_replay_and_acknowled
     assert region.stored == {0: ["device-1", "device-2"], 1: []}
 
 
+def test_a_delta_made_for_a_ledger_that_was_lost_is_refused_even_if_it_fits(region):
+    sealed = Region().delta()
+    region.hears(sealed)
+    assert region.refusals() == [reasons.STALE_ROUND]
+    assert region.stored == {0: []}
+
+
 def test_a_second_delta_of_a_device_in_a_round_is_refused(region):
     region.hears(region.delta())
     region.hears(region.delta(vector=vector(5)))
@@ -209,6 +220,9 @@ def hostile(region):
     yield "loss", reasons.BAD_VALUES, region.delta(before=Metrics(1, float("nan"))), "device-1"
     yield "loss after", reasons.BAD_VALUES, region.delta(after=Metrics(1, float("inf"))), "device-1"
     yield "accuracy", reasons.BAD_VALUES, region.delta(after=Metrics(1, 1.0, 1.5)), "device-1"
+    yield "samples", reasons.BAD_VALUES, region.delta(samples=1001), "device-1"
+    yield "windows before", reasons.BAD_VALUES, region.delta(before=Metrics(1001, 1.0, 0.5)), "device-1"
+    yield "windows after", reasons.BAD_VALUES, region.delta(after=Metrics(1001, 1.0, 0.5)), "device-1"
     yield "no samples", reasons.MALFORMED, region.delta(samples=0), "device-1"
     yield "many samples", reasons.MALFORMED, region.delta(samples=1 << 50), "device-1"
     yield "unknown", reasons.UNKNOWN_DEVICE, region.delta(who=author("device", "device-9")), "device-1"
@@ -329,7 +343,8 @@ values = st.recursive(
 def test_a_signed_delta_with_any_fields_is_refused_by_name(region, changes):
     """An enrolled device that has been taken over says anything at all, with a good signature."""
     fields = msgspec.to_builtins(
-        Delta(0, 0, "float32", b"\0" * (4 * SIZE), 5, MEASURED, MEASURED), builtin_types=(bytes,)
+        Delta(region.ledger.run(), 0, 0, "float32", b"\0" * (4 * SIZE), 5, MEASURED, MEASURED),
+        builtin_types=(bytes,),
     )
     who, topic = author("device", "device-1"), TOPICS.up("device-1", "delta")
     region.counter += 1
