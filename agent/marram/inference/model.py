@@ -20,6 +20,7 @@ from marram.programs.program import Array, ProgramOptions
 from marram.stream.blocks import Windows
 
 _MOST_CAUSES = 3
+_LEAST_SHARE = 0.01
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Model:
         return tuple(
             Cause(names[place], round(float(excess[place]) / total, 3))
             for place in order
-            if excess[place] > 0
+            if excess[place] / total >= _LEAST_SHARE
         )
 
 
