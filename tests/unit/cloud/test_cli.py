@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from marram.storage import hold_folder
 from marram_cloud.cli import main
 
 from tests.support.windows import SHOULDER
@@ -104,6 +105,12 @@ def test_as_a_real_process_it_ends_with_status_1_and_no_traceback(site):
     assert done.returncode == 1
     assert done.stderr.startswith("there is no device 'nobody'")
     assert "Traceback" not in done.stderr
+
+
+def test_a_second_aggregator_on_the_same_ledger_is_refused(site, capsys):
+    with hold_folder(site / "state", "aggregator"):
+        assert run(site, "run") == 1
+    assert "another aggregator uses this state folder" in capsys.readouterr().err
 
 
 def test_the_aggregator_refuses_to_run_with_a_devices_identity(site, capsys):
