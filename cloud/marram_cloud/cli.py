@@ -43,18 +43,16 @@ def _init(options: argparse.Namespace) -> int:
 
 
 def _enrol(options: argparse.Namespace) -> int:
-    from marram.wire import certificates
+    from marram.link.identity import load as load_identity
 
     from marram_cloud.aggregator import open_ledger
     from marram_cloud.enrolment.files import FleetFolder
 
-    ledger = open_ledger(_load(options.config))
+    config, folder = _load(options.config), FleetFolder(options.folder)
+    folder.check_aggregator(load_identity(config.broker.identity, role="aggregator"))
+    ledger = open_ledger(config)
     for name in options.device:
-        target, certificate = FleetFolder(options.folder).enrol(name)
-        with ledger.transaction():
-            ledger.add_device(
-                name, certificates.key_id(certificate), certificates.der(certificate), time.time()
-            )
+        target, _ = folder.enrol(name, ledger.enroller(name, time.time()))
         print(f"{name}: {target}")
     return 0
 

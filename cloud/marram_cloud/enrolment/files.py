@@ -7,12 +7,16 @@ A fleet folder holds ``fleet.json``, the authority (``ca.key``, ``ca.crt``), the
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from marram.link.identity import Identity
+from marram.storage import sync_folder
+from marram.wire import certificates
 from marram.wire.certificates import Subject
 from marram.wire.topics import check_name
 
@@ -61,8 +65,27 @@ class FleetFolder:
         folder._identity(made, path / AGGREGATOR, Subject(fleet, region, "aggregator", AGGREGATOR))
         return folder
 
-    def enrol(self, name: str) -> tuple[Path, x509.Certificate]:
-        """Make a device's identity folder. Raises EnrolmentError when there is one of that name."""
+    def check_aggregator(self, identity: Identity) -> None:
+        """Raise EnrolmentError unless devices enrolled here are of this aggregator's fleet and region."""
+        about, subject = self.fleet, identity.subject
+        if (about.fleet, about.region) != (subject.fleet, subject.region):
+            raise EnrolmentError(
+                f"{self.path}: is of fleet {about.fleet!r}, region {about.region!r}, but the configured "
+                f"aggregator ({identity.folder}) of fleet {subject.fleet!r}, region {subject.region!r}"
+            )
+        if certificates.der(authority.load(self.path).certificate) != certificates.der(identity.authority):
+            raise EnrolmentError(
+                f"{self.path}: has another authority (ca.crt) than the configured aggregator "
+                f"({identity.folder}), although fleet and region have the same names"
+            )
+
+    def enrol(
+        self, name: str, register: Callable[[x509.Certificate], None] = lambda certificate: None
+    ) -> tuple[Path, x509.Certificate]:
+        """Make a device's identity folder. Raises EnrolmentError when there is one of that name.
+
+        register: puts the certificate on record; what it raises leaves the name free for another try.
+        """
         try:
             check_name("device", name)
         except ValueError as error:
@@ -78,7 +101,18 @@ class FleetFolder:
             )
         about = self.fleet
         subject = Subject(about.fleet, about.region, "device", name)
-        return target, self._identity(authority.load(self.path), target, subject)
+        made = target.with_name(f".{name}.new")
+        shutil.rmtree(made, ignore_errors=True)
+        try:
+            certificate = self._identity(authority.load(self.path), made, subject)
+            register(certificate)
+            made.rename(target)
+        except OSError as error:
+            raise EnrolmentError(f"{target}: cannot be written: {error.strerror}") from error
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+        sync_folder(target.parent)
+        return target, certificate
 
     def issue_broker(self, hosts: tuple[str, ...]) -> Path:
         """A TLS server certificate for the region's broker: ``broker/{server.key,server.crt,ca.crt}``."""

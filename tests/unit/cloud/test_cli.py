@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sqlite3
 import subprocess
 import sys
 
@@ -76,6 +77,39 @@ def test_a_device_is_enrolled_once(site, capsys):
     assert enrol(site, "a") == 0
     assert enrol(site, "a") == 1
     assert "enrolled already" in capsys.readouterr().err
+
+
+def test_a_name_is_still_free_when_the_ledger_could_not_take_it(site, capsys):
+    assert enrol(site, "b") == 0
+    with sqlite3.connect(site / "state" / "ledger.db") as ledger:
+        ledger.execute(
+            "CREATE TRIGGER broken BEFORE INSERT ON devices BEGIN INSERT INTO gone VALUES (1); END"
+        )
+    assert enrol(site, "a") == 1
+    assert "could not be written" in capsys.readouterr().err
+    assert [path.name for path in (site / "fleet" / "devices").iterdir()] == ["b"]
+    with sqlite3.connect(site / "state" / "ledger.db") as ledger:
+        ledger.execute("DROP TRIGGER broken")
+    assert enrol(site, "a") == 0
+    assert (site / "fleet" / "devices" / "a" / "device.key").exists()
+
+
+@pytest.mark.parametrize(
+    ("fleet", "region", "words"),
+    [
+        ("hills", "north", "fleet 'hills', region 'north', but the configured aggregator"),
+        ("dunes", "south", "region 'south', but the configured aggregator"),
+        ("dunes", "north", "has another authority"),
+    ],
+)
+def test_a_fleets_folder_that_is_not_the_aggregators_is_refused(site, capsys, fleet, region, words):
+    other = str(site / "other")
+    assert main(["init", other, "--fleet", fleet, "--region", region]) == 0
+    assert run(site, "enrol", other, "a") == 1
+    assert words in capsys.readouterr().err
+    assert not (site / "other" / "devices").exists()
+    assert run(site, "devices") == 0
+    assert capsys.readouterr().out == ""
 
 
 def test_a_fleet_is_made_once(site, capsys):
