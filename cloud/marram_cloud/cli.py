@@ -52,7 +52,13 @@ def _enrol(options: argparse.Namespace) -> int:
     folder.check_aggregator(load_identity(config.broker.identity, role="aggregator"))
     ledger = open_ledger(config)
     for name in options.device:
-        target, _ = folder.enrol(name, ledger.enroller(name, time.time()))
+        register = ledger.enroller(name, time.time())
+        before = None if ledger.knows_device(name) else folder.enrolled(name)
+        if before is not None:
+            register(before)
+            print(f"{name}: has its files already; this ledger knows it now")
+            continue
+        target, _ = folder.enrol(name, register)
         print(f"{name}: {target}")
     return 0
 

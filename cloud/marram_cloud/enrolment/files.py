@@ -15,6 +15,7 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from marram.link.identity import Identity
+from marram.link.identity import load as load_identity
 from marram.storage import sync_folder
 from marram.wire import certificates
 from marram.wire.certificates import Subject
@@ -86,14 +87,7 @@ class FleetFolder:
 
         register: puts the certificate on record; what it raises leaves the name free for another try.
         """
-        try:
-            check_name("device", name)
-        except ValueError as error:
-            raise EnrolmentError(str(error)) from error
-        if name == AGGREGATOR:
-            # The name in a certificate is the user name at the broker and part of the client's name there.
-            raise EnrolmentError(f"{name!r} is the aggregator's own name; take another for the device")
-        target = self.path / "devices" / name
+        target = self._folder_of(name)
         if target.exists():
             raise EnrolmentError(
                 f"{target}: device {name!r} is enrolled already; take another name, "
@@ -114,6 +108,11 @@ class FleetFolder:
         sync_folder(target.parent)
         return target, certificate
 
+    def enrolled(self, name: str) -> x509.Certificate | None:
+        """The certificate of a device that has its files here, or None. Raises IdentityError."""
+        target = self._folder_of(name)
+        return load_identity(target).certificate if target.exists() else None
+
     def issue_broker(self, hosts: tuple[str, ...]) -> Path:
         """A TLS server certificate for the region's broker: ``broker/{server.key,server.crt,ca.crt}``."""
         target = self.path / "broker"
@@ -123,6 +122,16 @@ class FleetFolder:
         (target / "server.crt").write_bytes(certificate.public_bytes(Encoding.PEM))
         shutil.copy(self.path / "ca.crt", target / "ca.crt")
         return target
+
+    def _folder_of(self, name: str) -> Path:
+        try:
+            check_name("device", name)
+        except ValueError as error:
+            raise EnrolmentError(str(error)) from error
+        if name == AGGREGATOR:
+            # The name in a certificate is the user name at the broker and part of the client's name there.
+            raise EnrolmentError(f"{name!r} is the aggregator's own name; take another for the device")
+        return self.path / "devices" / name
 
     def _identity(self, issuer: Authority, target: Path, subject: Subject) -> x509.Certificate:
         key = authority.new_key()

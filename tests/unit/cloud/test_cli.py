@@ -1,6 +1,7 @@
 """The command line marram-cloud: init, enrol, devices, revoke, rounds, release; and clear errors."""
 
 import json
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -92,6 +93,18 @@ def test_a_name_is_still_free_when_the_ledger_could_not_take_it(site, capsys):
         ledger.execute("DROP TRIGGER broken")
     assert enrol(site, "a") == 0
     assert (site / "fleet" / "devices" / "a" / "device.key").exists()
+
+
+def test_a_new_ledger_takes_down_the_devices_that_have_their_files(site, capsys):
+    assert enrol(site, "a") == 0
+    certificate = (site / "fleet" / "devices" / "a" / "device.crt").read_bytes()
+    shutil.rmtree(site / "state")
+    assert enrol(site, "a", "b") == 0
+    assert "a: has its files already" in capsys.readouterr().out
+    assert (site / "fleet" / "devices" / "a" / "device.crt").read_bytes() == certificate
+    assert run(site, "devices") == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["a", "b"]
+    assert enrol(site, "a") == 1  # now it is known
 
 
 @pytest.mark.parametrize(
