@@ -23,6 +23,7 @@ from marram.errors import MarramError, SensorEndedError, SensorError
 from marram.notify import notify, watchdog_period
 from marram.sensors.sensor import Sensor
 from marram.status import status
+from marram.storage import hold_folder
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,8 @@ class Daemon:
         # Not the event: a signal handler that sets what its own thread waits for can wait for ever.
         self._asked: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._broken = ""
+        # Before anything is opened: a second agent must not touch the outputs and stores of the first.
+        self._hold = hold_folder(config.device.state, "agent")
         self._parts = assemble(config)
         self._running_sensors = set(self._parts.sensors)
 
@@ -58,7 +61,7 @@ class Daemon:
     def run(self) -> None:
         """Live."""
         parts = self._parts
-        with ExitStack() as leaving:
+        with self._hold, ExitStack() as leaving:
             control = ControlServer(self._config.control_socket, self._handlers())
             leaving.callback(control.stop)
             threads = [

@@ -8,6 +8,7 @@ was met in use.
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import logging
 import os
@@ -16,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from marram.errors import StorageError
 
@@ -126,6 +128,27 @@ def _suspect(database: sqlite3.Connection) -> None:
         name = database.execute("PRAGMA database_list").fetchone()[2]
         if name:
             Path(f"{name}{_SUSPECT}").touch()
+
+
+def hold_folder(folder: Path, user: str) -> IO[bytes]:
+    """Be the only ``user`` ("agent" ...) of a state folder, until the file is closed or the process ends.
+
+    Raises StorageError when another one holds it, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "lock").open("ab")
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be used as a state folder: {error.strerror}") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        if isinstance(error, BlockingIOError):
+            text = f"another {user} uses this state folder; stop it, or give this one a folder of its own"
+            raise StorageError(f"{folder}: {text}") from error
+        raise StorageError(f"{folder}: cannot be locked: {error.strerror}") from error
+    return file
 
 
 def replace_file(path: Path, content: bytes, mode: int = 0o644) -> None:

@@ -14,7 +14,7 @@ from marram.link.identity import Identity
 from marram.link.identity import load as load_identity
 from marram.link.mqtt import Broker, Down, LinkEvent, Message, MqttLink, Options, Up
 from marram.notify import notify
-from marram.storage import open_database
+from marram.storage import hold_folder, open_database
 from marram.wire import certificates, envelope, reasons
 from marram.wire.signed import MAX_ENVELOPE, Author
 from marram.wire.topics import Topics
@@ -69,6 +69,7 @@ class Runner:
         self._max_payload = 0
         self._restore = False
         self._published = 0.0
+        self._hold = hold_folder(config.state, "aggregator")
         self._ledger = open_ledger(config)
         identity = load_identity(config.broker.identity, role="aggregator")
         bundle = read(config.bundle)
@@ -103,6 +104,7 @@ class Runner:
             self._turn()
         self._link.stop()
         self._ledger.database.close()
+        self._hold.close()
 
     def _turn(self) -> None:
         """Wait for something; take in what has come by then as one batch."""

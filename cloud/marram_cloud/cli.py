@@ -43,18 +43,22 @@ def _init(options: argparse.Namespace) -> int:
 
 
 def _enrol(options: argparse.Namespace) -> int:
-    from marram.wire import certificates
+    from marram.link.identity import load as load_identity
 
     from marram_cloud.aggregator import open_ledger
     from marram_cloud.enrolment.files import FleetFolder
 
-    ledger = open_ledger(_load(options.config))
+    config, folder = _load(options.config), FleetFolder(options.folder)
+    folder.check_aggregator(load_identity(config.broker.identity, role="aggregator"))
+    ledger = open_ledger(config)
     for name in options.device:
-        target, certificate = FleetFolder(options.folder).enrol(name)
-        with ledger.transaction():
-            ledger.add_device(
-                name, certificates.key_id(certificate), certificates.der(certificate), time.time()
-            )
+        register = ledger.enroller(name, time.time())
+        before = None if ledger.knows_device(name) else folder.enrolled(name)
+        if before is not None:
+            register(before)
+            print(f"{name}: has its files already; this ledger knows it now")
+            continue
+        target, _ = folder.enrol(name, register)
         print(f"{name}: {target}")
     return 0
 

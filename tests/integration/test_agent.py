@@ -132,7 +132,7 @@ def test_a_second_agent_on_the_same_state_folder_is_refused_and_the_first_goes_o
     eventually("windows", lambda: status(tmp_path).get("windows", {}).get("predicted", 0) > 0)
     second = marram("run", "-c", config)
     assert second.returncode == 1
-    assert "an agent answers here already; only one may use a state folder" in second.stderr
+    assert "another agent uses this state folder" in second.stderr
     assert "Traceback" not in second.stderr
     before = status(tmp_path)["windows"]["predicted"]
     eventually("more windows", lambda: status(tmp_path)["windows"]["predicted"] > before)

@@ -13,6 +13,7 @@ from marram import loop, notify
 from marram.config.load import load
 from marram.config.schema import Agent
 from marram.daemon import Daemon, DaemonError
+from marram.errors import StorageError
 from marram.inference import pipeline
 from marram.inference.prediction import Prediction
 
@@ -94,6 +95,16 @@ class Failing:
 
     def close(self) -> None:
         pass
+
+
+def test_a_second_daemon_on_the_state_folder_is_refused_before_it_opens_its_outputs(tmp_path: Path) -> None:
+    with Running(tmp_path):
+        settings = yaml.safe_load((tmp_path / "marram.yaml").read_text())
+        settings["outputs"] = [{"type": "jsonl", "path": str(tmp_path / "out.jsonl")}]
+        (tmp_path / "second.yaml").write_text(yaml.safe_dump(settings))
+        with pytest.raises(StorageError, match="another agent uses this state folder"):
+            Daemon(load(tmp_path / "second.yaml", Agent))
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_the_watchdog_is_fed_while_all_stages_make_progress(tmp_path: Path, systemd: NotifySocket) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from marram.errors import StorageError
-from marram.storage import open_database, replace_file, transaction
+from marram.storage import hold_folder, open_database, replace_file, transaction
 
 SCHEMA = "CREATE TABLE IF NOT EXISTS things (name TEXT PRIMARY KEY, value BLOB)"
 
@@ -158,6 +158,19 @@ def test_a_program_mistake_is_no_storage_error():
     put(database, "one")
     with pytest.raises(sqlite3.IntegrityError):
         put(database, "one")
+
+
+def test_a_state_folder_has_one_user_at_a_time(tmp_path):
+    folder = tmp_path / "new" / "state"
+    with hold_folder(folder, "agent"), pytest.raises(StorageError, match="state: another agent uses this"):
+        hold_folder(folder, "agent")
+    hold_folder(folder, "agent").close()
+
+
+def test_a_state_folder_that_cannot_be_made_is_an_error_with_its_name(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="file/state: cannot be used as a state folder: Not a directory"):
+        hold_folder(tmp_path / "file" / "state", "agent")
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path):

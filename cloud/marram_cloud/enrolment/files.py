@@ -7,12 +7,17 @@ A fleet folder holds ``fleet.json``, the authority (``ca.key``, ``ca.crt``), the
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from marram.link.identity import Identity
+from marram.link.identity import load as load_identity
+from marram.storage import sync_folder
+from marram.wire import certificates
 from marram.wire.certificates import Subject
 from marram.wire.topics import check_name
 
@@ -61,16 +66,28 @@ class FleetFolder:
         folder._identity(made, path / AGGREGATOR, Subject(fleet, region, "aggregator", AGGREGATOR))
         return folder
 
-    def enrol(self, name: str) -> tuple[Path, x509.Certificate]:
-        """Make a device's identity folder. Raises EnrolmentError when there is one of that name."""
-        try:
-            check_name("device", name)
-        except ValueError as error:
-            raise EnrolmentError(str(error)) from error
-        if name == AGGREGATOR:
-            # The name in a certificate is the user name at the broker and part of the client's name there.
-            raise EnrolmentError(f"{name!r} is the aggregator's own name; take another for the device")
-        target = self.path / "devices" / name
+    def check_aggregator(self, identity: Identity) -> None:
+        """Raise EnrolmentError unless devices enrolled here are of this aggregator's fleet and region."""
+        about, subject = self.fleet, identity.subject
+        if (about.fleet, about.region) != (subject.fleet, subject.region):
+            raise EnrolmentError(
+                f"{self.path}: is of fleet {about.fleet!r}, region {about.region!r}, but the configured "
+                f"aggregator ({identity.folder}) of fleet {subject.fleet!r}, region {subject.region!r}"
+            )
+        if certificates.der(authority.load(self.path).certificate) != certificates.der(identity.authority):
+            raise EnrolmentError(
+                f"{self.path}: has another authority (ca.crt) than the configured aggregator "
+                f"({identity.folder}), although fleet and region have the same names"
+            )
+
+    def enrol(
+        self, name: str, register: Callable[[x509.Certificate], None] = lambda certificate: None
+    ) -> tuple[Path, x509.Certificate]:
+        """Make a device's identity folder. Raises EnrolmentError when there is one of that name.
+
+        register: puts the certificate on record; what it raises leaves the name free for another try.
+        """
+        target = self._folder_of(name)
         if target.exists():
             raise EnrolmentError(
                 f"{target}: device {name!r} is enrolled already; take another name, "
@@ -78,7 +95,23 @@ class FleetFolder:
             )
         about = self.fleet
         subject = Subject(about.fleet, about.region, "device", name)
-        return target, self._identity(authority.load(self.path), target, subject)
+        made = target.with_name(f".{name}.new")
+        shutil.rmtree(made, ignore_errors=True)
+        try:
+            certificate = self._identity(authority.load(self.path), made, subject)
+            register(certificate)
+            made.rename(target)
+        except OSError as error:
+            raise EnrolmentError(f"{target}: cannot be written: {error.strerror}") from error
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+        sync_folder(target.parent)
+        return target, certificate
+
+    def enrolled(self, name: str) -> x509.Certificate | None:
+        """The certificate of a device that has its files here, or None. Raises IdentityError."""
+        target = self._folder_of(name)
+        return load_identity(target).certificate if target.exists() else None
 
     def issue_broker(self, hosts: tuple[str, ...]) -> Path:
         """A TLS server certificate for the region's broker: ``broker/{server.key,server.crt,ca.crt}``."""
@@ -89,6 +122,16 @@ class FleetFolder:
         (target / "server.crt").write_bytes(certificate.public_bytes(Encoding.PEM))
         shutil.copy(self.path / "ca.crt", target / "ca.crt")
         return target
+
+    def _folder_of(self, name: str) -> Path:
+        try:
+            check_name("device", name)
+        except ValueError as error:
+            raise EnrolmentError(str(error)) from error
+        if name == AGGREGATOR:
+            # The name in a certificate is the user name at the broker and part of the client's name there.
+            raise EnrolmentError(f"{name!r} is the aggregator's own name; take another for the device")
+        return self.path / "devices" / name
 
     def _identity(self, issuer: Authority, target: Path, subject: Subject) -> x509.Certificate:
         key = authority.new_key()

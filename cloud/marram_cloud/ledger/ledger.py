@@ -7,7 +7,7 @@ transaction. So after kill -9 at any point the aggregator goes on exactly where 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,6 +16,7 @@ import numpy as np
 from cryptography import x509
 from marram.errors import MarramError
 from marram.storage import transaction
+from marram.wire import certificates
 from marram.wire.messages import Artefact, Metrics, Steps
 from marram.wire.parameters import Vector, parameters_digest
 from numpy.typing import NDArray
@@ -168,6 +169,15 @@ class Ledger:
             "certificate = excluded.certificate, revoked = NULL",
             (name, key_id, certificate, now),
         )
+
+    def enroller(self, name: str, now: float) -> Callable[[x509.Certificate], None]:
+        """Commits a device with the certificate that it is called with. Raises StorageError."""
+
+        def enrol(certificate: x509.Certificate) -> None:
+            with self.transaction():
+                self.add_device(name, certificates.key_id(certificate), certificates.der(certificate), now)
+
+        return enrol
 
     def revoke_device(self, name: str, now: float) -> None:
         """Raises LedgerError when there is no such device."""

@@ -1,11 +1,14 @@
 """The command line marram-cloud: init, enrol, devices, revoke, rounds, release; and clear errors."""
 
 import json
+import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 
 import pytest
+from marram.storage import hold_folder
 from marram_cloud.cli import main
 
 from tests.support.windows import SHOULDER
@@ -77,6 +80,51 @@ def test_a_device_is_enrolled_once(site, capsys):
     assert "enrolled already" in capsys.readouterr().err
 
 
+def test_a_name_is_still_free_when_the_ledger_could_not_take_it(site, capsys):
+    assert enrol(site, "b") == 0
+    with sqlite3.connect(site / "state" / "ledger.db") as ledger:
+        ledger.execute(
+            "CREATE TRIGGER broken BEFORE INSERT ON devices BEGIN INSERT INTO gone VALUES (1); END"
+        )
+    assert enrol(site, "a") == 1
+    assert "could not be written" in capsys.readouterr().err
+    assert [path.name for path in (site / "fleet" / "devices").iterdir()] == ["b"]
+    with sqlite3.connect(site / "state" / "ledger.db") as ledger:
+        ledger.execute("DROP TRIGGER broken")
+    assert enrol(site, "a") == 0
+    assert (site / "fleet" / "devices" / "a" / "device.key").exists()
+
+
+def test_a_new_ledger_takes_down_the_devices_that_have_their_files(site, capsys):
+    assert enrol(site, "a") == 0
+    certificate = (site / "fleet" / "devices" / "a" / "device.crt").read_bytes()
+    shutil.rmtree(site / "state")
+    assert enrol(site, "a", "b") == 0
+    assert "a: has its files already" in capsys.readouterr().out
+    assert (site / "fleet" / "devices" / "a" / "device.crt").read_bytes() == certificate
+    assert run(site, "devices") == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["a", "b"]
+    assert enrol(site, "a") == 1  # now it is known
+
+
+@pytest.mark.parametrize(
+    ("fleet", "region", "words"),
+    [
+        ("hills", "north", "fleet 'hills', region 'north', but the configured aggregator"),
+        ("dunes", "south", "region 'south', but the configured aggregator"),
+        ("dunes", "north", "has another authority"),
+    ],
+)
+def test_a_fleets_folder_that_is_not_the_aggregators_is_refused(site, capsys, fleet, region, words):
+    other = str(site / "other")
+    assert main(["init", other, "--fleet", fleet, "--region", region]) == 0
+    assert run(site, "enrol", other, "a") == 1
+    assert words in capsys.readouterr().err
+    assert not (site / "other" / "devices").exists()
+    assert run(site, "devices") == 0
+    assert capsys.readouterr().out == ""
+
+
 def test_a_fleet_is_made_once(site, capsys):
     assert main(["init", str(site / "fleet"), "--fleet", "dunes"]) == 1
     assert "exists already" in capsys.readouterr().err
@@ -104,6 +152,12 @@ def test_as_a_real_process_it_ends_with_status_1_and_no_traceback(site):
     assert done.returncode == 1
     assert done.stderr.startswith("there is no device 'nobody'")
     assert "Traceback" not in done.stderr
+
+
+def test_a_second_aggregator_on_the_same_ledger_is_refused(site, capsys):
+    with hold_folder(site / "state", "aggregator"):
+        assert run(site, "run") == 1
+    assert "another aggregator uses this state folder" in capsys.readouterr().err
 
 
 def test_the_aggregator_refuses_to_run_with_a_devices_identity(site, capsys):
