@@ -7,7 +7,9 @@ from importlib import import_module
 
 from benchmarks.report import write
 
-NAMES = ("pipeline", "training_step", "footprint", "aggregator", "learning", "stream_rate")
+NAMES = (
+    "pipeline", "training_step", "aggregator", "learning", "stream_rate", "footprint", "planted_load",
+)  # fmt: skip
 
 
 def main(names: list[str]) -> int:
