@@ -10,9 +10,10 @@ from collections.abc import Callable
 
 from marram.bundle.file import read
 from marram.errors import MarramError, WireError
+from marram.link.broker import Broker
 from marram.link.identity import Identity
 from marram.link.identity import load as load_identity
-from marram.link.mqtt import Broker, Down, LinkEvent, Message, MqttLink, Options, Up
+from marram.link.mqtt import Down, LinkEvent, Message, MqttLink, Options, Up
 from marram.notify import notify
 from marram.storage import hold_folder, open_database
 from marram.wire import certificates, envelope, reasons
