@@ -13,7 +13,8 @@ from types import TracebackType
 
 import numpy as np
 from cryptography import x509
-from marram.link.mqtt import Broker, LinkEvent, Message, MqttLink, Options, Up
+from marram.link.broker import Broker
+from marram.link.mqtt import LinkEvent, Message, MqttLink, Options, Up
 from marram.wire import certificates, chunks
 from marram.wire.certificates import Subject
 from marram.wire.codec.chain import Chain

@@ -25,8 +25,9 @@ from marram.learning.rounds import Rounds
 from marram.learning.store import SampleStore, StoreSettings
 from marram.learning.work import Workshop
 from marram.link import identity as identities
+from marram.link.broker import Broker
 from marram.link.identity import Identity
-from marram.link.mqtt import Broker, LinkEvent, Message, MqttLink, Options, Up
+from marram.link.mqtt import LinkEvent, Message, MqttLink, Options, Up
 from marram.loop import Loop
 from marram.outputs.output import OUTPUTS, Output, OutputContext
 from marram.programs.program import ProgramOptions

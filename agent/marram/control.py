@@ -11,6 +11,7 @@ import json
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[[Mapping[str, Any]], dict[str, Any]]
 _MAX_REQUEST = 64 << 10
-_TIMEOUT = 10.0
+_TIMEOUT = 10.0  # seconds for a whole request, and for its answer
+_AT_ONCE = 8
 
 
 class ControlError(MarramError):
@@ -29,10 +31,12 @@ class ControlError(MarramError):
 
 
 class ControlServer:
-    """Answers on a Unix socket from a thread of its own; one request a connection."""
+    """Answers on a Unix socket from threads of its own; one request a connection, a few connections at once,
+    so that who asks slowly keeps nobody else waiting. Handlers are called one at a time."""
 
     def __init__(self, path: Path, handlers: Mapping[str, Handler]) -> None:
         self._path, self._handlers = path, handlers
+        self._room, self._asking = threading.Semaphore(_AT_ONCE), threading.Lock()
         if _answers(path):
             raise ControlError(f"{path}: an agent answers here already; only one may use a state folder")
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -61,17 +65,25 @@ class ControlServer:
 
     def _run(self) -> None:
         while True:
+            self._room.acquire()
             try:
                 connection, _ = self._socket.accept()
             except OSError:
                 return
+            threading.Thread(target=self._serve, args=(connection,), name="asker", daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
             with connection:
-                try:
-                    connection.settimeout(_TIMEOUT)
-                    answer = self._answer(_read_line(connection))
-                    connection.sendall(json.dumps(answer).encode() + b"\n")
-                except OSError as error:
-                    log.debug("a control connection broke: %s", error)
+                line = _read_line(connection)
+                with self._asking:
+                    answer = self._answer(line)
+                connection.settimeout(_TIMEOUT)
+                connection.sendall(json.dumps(answer).encode() + b"\n")
+        except OSError as error:
+            log.debug("a control connection broke: %s", error)
+        finally:
+            self._room.release()
 
     def _answer(self, line: bytes) -> dict[str, Any]:
         try:
@@ -114,8 +126,10 @@ def ask(path: Path, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_line(connection: socket.socket) -> bytes:
-    data = b""
+    """Raises OSError when the line is not there in time."""
+    data, end = b"", time.monotonic() + _TIMEOUT
     while not data.endswith(b"\n") and len(data) < _MAX_REQUEST * 16:
+        connection.settimeout(max(end - time.monotonic(), 0.001))
         piece = connection.recv(_MAX_REQUEST)
         if not piece:
             break

@@ -19,15 +19,15 @@ from marram.assembly import Parts, assemble
 from marram.config.schema import Agent
 from marram.control import ControlServer, Handler
 from marram.device.memory import release_start_pages
-from marram.errors import MarramError, SensorEndedError, SensorError
+from marram.errors import MarramError
 from marram.notify import notify, watchdog_period
+from marram.sensors.reading import read_to_the_end
 from marram.sensors.sensor import Sensor
 from marram.status import status
 from marram.storage import hold_folder
 
 log = logging.getLogger(__name__)
 
-_RETRY_FIRST, _RETRY_LAST = 1.0, 60.0
 _STALLED = 60.0
 
 
@@ -101,32 +101,14 @@ class Daemon:
             self._parts.pipeline.queue.close()
 
     def _read(self, sensor: Sensor) -> None:
-        """One sensor's thread: read it, and begin again when it fails."""
-        pipeline, delay = self._parts.pipeline, _RETRY_FIRST
-        while not self._stop.is_set():
-            try:
-                for samples in sensor.read(self._stop):
-                    pipeline.feed(sensor.name, samples, sensor.live, self._stop)
-                    delay = _RETRY_FIRST
-                    self._parts.sensor_errors.pop(sensor.name, None)
-                break
-            except SensorEndedError as error:
-                log.error("sensor %s has ended: %s", sensor.name, error)
-                self._parts.sensor_errors[sensor.name] = str(error)
-                break
-            except Exception as error:
-                # SensorError or not: the other sensors go on, and this one is tried again.
-                log.error(
-                    "sensor %s: %s; trying again in %.0f s", sensor.name, error, delay,
-                    exc_info=not isinstance(error, SensorError),
-                )  # fmt: skip
-                said = str(error) if isinstance(error, SensorError) else f"{type(error).__name__}: {error}"
-                self._parts.sensor_errors[sensor.name] = said
-            self._stop.wait(delay)
-            delay = min(delay * 2, _RETRY_LAST)
-        if said := getattr(sensor, "first_malformed", ""):
-            count = sensor.counters.get("malformed", 0)
-            log.warning("sensor %s: %d messages were malformed, the first: %s", sensor.name, count, said)
+        """One sensor's thread."""
+        pipeline = self._parts.pipeline
+        read_to_the_end(
+            sensor,
+            lambda samples: pipeline.feed(sensor.name, samples, sensor.live, self._stop),
+            self._parts.sensor_errors,
+            self._stop,
+        )
         pipeline.ended(sensor.name)
         self._running_sensors.discard(sensor.name)
         if not self._running_sensors and self._alone:

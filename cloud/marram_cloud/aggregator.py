@@ -10,9 +10,10 @@ from collections.abc import Callable
 
 from marram.bundle.file import read
 from marram.errors import MarramError, WireError
+from marram.link.broker import Broker
 from marram.link.identity import Identity
 from marram.link.identity import load as load_identity
-from marram.link.mqtt import Broker, Down, LinkEvent, Message, MqttLink, Options, Up
+from marram.link.mqtt import Down, LinkEvent, Message, MqttLink, Options, Up
 from marram.notify import notify
 from marram.storage import hold_folder, open_database
 from marram.wire import certificates, envelope, reasons
@@ -156,10 +157,15 @@ class Runner:
         """Make what the broker keeps what the ledger says."""
         self._restore, self._published = False, time.monotonic()
         self._service.connected(time.time(), self._max_payload)
-        release = self._ledger.latest_release()
-        if release is not None:
+        releases = self._ledger.latest_releases(2)
+        for release in releases[:1]:
             for topic, payload in publish.messages(release, self._topics):
                 self._send(topic, payload, True)
+        for older in releases[1:]:
+            # Who published the newest one may have been killed before it took this one off.
+            if older.digest != releases[0].digest:
+                for topic, payload in publish.withdrawn(older, self._topics):
+                    self._send(topic, payload, True)
 
     def _guard(self, messages: list[tuple[str, bytes]]) -> None:
         """Messages on the aggregator's own topics: count others', and put right what the broker keeps."""

@@ -1,12 +1,15 @@
 """The local socket: questions, answers, and askers who know nothing of either."""
 
+import contextlib
 import json
 import socket
 import stat
+import threading
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marram import control
 from marram.control import ControlError, ControlServer, ask
 from marram.errors import MarramError
 
@@ -98,6 +101,43 @@ def test_a_request_without_end_is_cut_off(path):
             for _ in range(10_000):
                 connection.sendall(b"x" * 10_000)
     assert ask(path, {"command": "echo"})
+
+
+class Slow:
+    """Somebody who asks byte by byte, without an end."""
+
+    def __init__(self, path):
+        self.connection = socket.socket(socket.AF_UNIX)
+        self.connection.connect(str(path))
+        self.enough = threading.Event()
+        self.thread = threading.Thread(target=self.ask)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.enough.set()
+        self.thread.join()
+        self.connection.close()
+
+    def ask(self):
+        with contextlib.suppress(OSError):
+            while not self.enough.wait(0.05):
+                self.connection.sendall(b"x")
+
+
+def test_who_asks_slowly_keeps_nobody_else_waiting(path):
+    with Slow(path), Slow(path):
+        assert ask(path, {"command": "echo"})
+
+
+def test_a_request_that_does_not_come_to_its_end_is_given_up(path, monkeypatch):
+    monkeypatch.setattr(control, "_TIMEOUT", 0.5)
+    with Slow(path) as slow:
+        slow.connection.settimeout(20)
+        with contextlib.suppress(ConnectionResetError):
+            assert slow.connection.recv(10) == b""
 
 
 def test_an_asker_who_goes_away_harms_nobody(path):

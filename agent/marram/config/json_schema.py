@@ -36,6 +36,8 @@ def json_schema(config: Struct, title: str) -> dict[str, Any]:
             ):
                 value["default"] = str(path)
             _allow_notations(value)
+            if _may_be_empty(field.type):
+                _allow_nothing(value)
     return schema
 
 
@@ -88,6 +90,27 @@ def _foreign(kind: type) -> dict[str, Any]:
     if kind is Path:
         return {"type": "string"}
     raise NotImplementedError(f"no JSON Schema for {kind}")
+
+
+def _may_be_empty(kind: mi.Type) -> bool:
+    """Whether the loader takes a key with nothing under it: for a section as it is by default, no entries."""
+    match kind:
+        case mi.Metadata(type=inner):
+            return _may_be_empty(inner)
+        case mi.StructType(fields=fields):
+            return not any(field.required for field in fields)
+        case mi.VarTupleType(min_length=least) | mi.ListType(min_length=least):
+            return not least
+        case mi.DictType():
+            return True
+    return False
+
+
+def _allow_nothing(value: dict[str, Any]) -> None:
+    if "$ref" in value:
+        value["anyOf"] = [{"type": "null"}, {"$ref": value.pop("$ref")}]
+    elif isinstance(value.get("type"), str):
+        value["type"] = [value["type"], "null"]
 
 
 def _allow_notations(value: dict[str, Any]) -> None:

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 import msgspec
+
+from marram.link.broker import read_broker
 
 Plain = str | int | float
 
@@ -41,7 +42,6 @@ class Reader:
 
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?|\.\d+)\s*(ms|s|m|min|h|d)$")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-_HOST = re.compile(r"^[A-Za-z0-9._:%-]+$")
 _LONGEST_TOPIC = 65535
 _SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*(B|kB|KB|MB|GB|TB|KiB|MiB|GiB|TiB)$")
 _BYTES = {
@@ -117,27 +117,8 @@ def _path(exists: Callable[[Path], bool] | None, kind: str) -> Reader:
 def _broker(value: Plain, place: Place) -> str:
     if not isinstance(value, str):
         raise ValueError
-    broker_address(value)
+    read_broker(value)
     return value
-
-
-def broker_address(url: str) -> tuple[str, int, bool]:
-    """(host, port, TLS or not) of ``mqtt://host:1883`` or ``mqtts://host:8883``. Raises ValueError."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise ValueError from None
-    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or port == 0:
-        raise ValueError
-    if not _HOST.match(parts.hostname):
-        raise ValueError
-    if parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ValueError
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("a broker address may not hold a user name or password: files and logs show it")
-    tls = parts.scheme == "mqtts"
-    return parts.hostname, port or (8883 if tls else 1883), tls
 
 
 def _topic(wildcards: bool) -> Callable[[Plain, Place], str]:

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 import paho.mqtt.client as paho
 from paho.mqtt.packettypes import PacketTypes
@@ -24,7 +23,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from marram.errors import LinkError
+from marram.link.broker import Broker
 
 log = logging.getLogger(__name__)
 
@@ -74,30 +73,6 @@ class Message:
 
 
 LinkEvent = Up | Down | Message
-
-
-@dataclass(frozen=True, slots=True)
-class Broker:
-    """Where the broker is: ``mqtt://[user:password@]host[:1883]`` or ``mqtts://host[:8883]``."""
-
-    host: str
-    port: int
-    tls: bool
-    user: str | None = None
-    password: str | None = None
-
-    @staticmethod
-    def parse(url: str) -> Broker:
-        """Raises LinkError when the URL is not one of a broker."""
-        try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError as error:
-            raise LinkError(f"broker {url!r}: {error}") from error
-        if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path not in ("", "/"):
-            raise LinkError(f"broker {url!r}: should be mqtt://host:port or mqtts://host:port")
-        tls = parts.scheme == "mqtts"
-        return Broker(parts.hostname, port or (8883 if tls else 1883), tls, parts.username, parts.password)
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,8 +305,6 @@ class MqttLink:
         # With this callback other threads leave the writing to the link's own.
         client.on_socket_register_write = lambda *_: None
         client.max_inflight_messages_set(self._in_flight)
-        if self._broker.user:
-            client.username_pw_set(self._broker.user, self._broker.password)
         if self._tls is not None:
             client.tls_set_context(self._tls)
         if options.will:

@@ -10,7 +10,8 @@ import msgspec
 
 from marram.config.values import BrokerUrl, Topic
 from marram.inference.prediction import Prediction
-from marram.link.mqtt import Broker, LinkEvent, MqttLink, Options
+from marram.link.broker import Broker
+from marram.link.mqtt import LinkEvent, MqttLink, Options
 from marram.outputs.output import OutputConfig, OutputContext
 
 _WAITING = 4 << 20

@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from marram.config.values import BrokerUrl, ExistingFile, TopicFilter, broker_address
+from marram.config.values import BrokerUrl, ExistingFile, TopicFilter
 from marram.errors import SensorError
+from marram.link.broker import Broker
 from marram.sensors.fields import FieldMapper, FieldsConfig
 from marram.sensors.sensor import SensorContext
 from marram.stream.blocks import Samples
@@ -106,8 +107,8 @@ class MqttSensor:
         client.on_subscribe = self._on_subscribe
         client.on_message = self._on_message
         client.reconnect_delay_set(1, 60)
-        host, port, _ = broker_address(self._config.broker)
-        client.connect_async(host, port)
+        broker = Broker.parse(self._config.broker)
+        client.connect_async(broker.host, broker.port)
         client.loop_start()
         return client
 
@@ -200,7 +201,7 @@ def open(config: MqttConfig, context: SensorContext) -> MqttSensor:
         )
         if config.username is not None:
             client.username_pw_set(config.username, password)
-        if broker_address(config.broker)[2]:
+        if Broker.parse(config.broker).tls:
             client.tls_set(_text(config.ca), _text(config.certificate), _text(config.key))
         return client
 

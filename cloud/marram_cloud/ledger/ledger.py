@@ -7,7 +7,7 @@ transaction. So after kill -9 at any point the aggregator goes on exactly where 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS artefacts (
   version INTEGER NOT NULL, kind TEXT NOT NULL, envelope BLOB NOT NULL, parts INTEGER NOT NULL,
   sealed BLOB NOT NULL, PRIMARY KEY (version, kind)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS withdrawn (topic TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS rounds (
   number INTEGER PRIMARY KEY, version INTEGER NOT NULL, chain TEXT NOT NULL, seed INTEGER NOT NULL,
   steps BLOB NOT NULL, opened REAL NOT NULL, closed REAL, counted INTEGER, weight INTEGER
@@ -295,6 +296,16 @@ class Ledger:
         self.database.execute("DELETE FROM artefacts WHERE version < ?", (before,))
         return old
 
+    def withdraw(self, topics: Sequence[str]) -> None:
+        """Remember what is to be taken off the broker, instead of what was before."""
+        self.database.execute("DELETE FROM withdrawn")
+        self.database.executemany("INSERT OR IGNORE INTO withdrawn VALUES (?)", [(one,) for one in topics])
+
+    def withdrawn(self) -> list[str]:
+        """What was to be taken off the broker last; it may still be there if the process was killed then."""
+        rows = self.database.execute("SELECT topic FROM withdrawn ORDER BY topic").fetchall()
+        return [row[0] for row in rows]
+
     # ---- rounds and deltas
 
     def open_round(self, round: Round) -> None:
@@ -457,8 +468,14 @@ class Ledger:
         )
 
     def latest_release(self) -> StoredRelease | None:
-        row = self.database.execute(
+        newest = self.latest_releases(1)
+        return newest[0] if newest else None
+
+    def latest_releases(self, count: int) -> list[StoredRelease]:
+        """The last releases, newest first."""
+        rows = self.database.execute(
             "SELECT sequence, model, version, digest, parameters, bundle, part_size, sealed FROM releases "
-            "ORDER BY sequence DESC LIMIT 1"
-        ).fetchone()
-        return None if row is None else StoredRelease(*row)
+            "ORDER BY sequence DESC LIMIT ?",
+            (count,),
+        ).fetchall()
+        return [StoredRelease(*row) for row in rows]

@@ -108,6 +108,8 @@ class Service:
         max_payload: bytes of the largest message that the broker takes; parts shrink to it.
         """
         self.part_size = min(self.settings.part_size, max_payload or self.settings.part_size)
+        for topic in self.ledger.withdrawn():
+            self._queue(topic, b"", retain=True)
         for artefact in self._artefacts():
             self._queue_artefact(artefact)
         current = self.ledger.current_round()
@@ -312,9 +314,14 @@ class Service:
         self._add_artefact(Parameters(version, "update", chain, seed, payload, digest), now)
         if version % self.settings.snapshot_every == 0:
             self._add_snapshot(version, parameters, now)
-            for old in self.ledger.drop_artefacts(version - 1):
-                for part in range(max(old.parts, self._parts(old.size))):
-                    self._queue(self.topics.parameters(old.version, old.kind, part), b"", retain=True)
+            gone = [
+                self.topics.parameters(old.version, old.kind, part)
+                for old in self.ledger.drop_artefacts(version - 1)
+                for part in range(max(old.parts, self._parts(old.size)))
+            ]
+            self.ledger.withdraw(gone)
+            for topic in gone:
+                self._queue(topic, b"", retain=True)
         return version
 
     # ---- rounds and artefacts

@@ -12,8 +12,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from marram.link.broker import Broker
 from marram.link.identity import load
-from marram.link.mqtt import Broker, LinkEvent, Message, MqttLink, Options, Up
+from marram.link.mqtt import LinkEvent, Message, MqttLink, Options, Up
 from marram.wire import chunks, envelope, reasons
 from marram.wire.certificates import Subject
 from marram.wire.envelope import KeySigner

@@ -10,6 +10,7 @@ from marram.config.json_schema import json_schema
 from marram.config.load import loads
 from marram.config.schema import Agent
 from marram.config.values import Place
+from marram.errors import ConfigError
 
 from tests.support.configs import ROOT, configurations, write
 
@@ -49,6 +50,23 @@ def test_it_accepts_every_valid_configuration(tree):
 )
 def test_it_refuses_what_the_loader_refuses(text):
     assert not VALIDATOR.is_valid(yaml.safe_load(text))
+
+
+@pytest.mark.parametrize(
+    "section",
+    ["device", "stream", "outputs", "control", "labels", "learning", "stream: {channels", "sensors", "model"],
+)
+def test_a_section_with_nothing_under_it_is_taken_where_the_loader_takes_it(section):
+    others = {"sensors": "sensors: [{type: host, name: a}]", "model": "model: {bundle: b}"}
+    end = ": }" if "{" in section else ":"
+    text = "\n".join([line for key, line in others.items() if key != section] + [section + end])
+    try:
+        loads(text, Agent, "agent.yaml", Place(ROOT, check_files=False))
+        taken = True
+    except ConfigError:
+        taken = False
+    assert VALIDATOR.is_valid(yaml.safe_load(text)) == taken
+    assert taken == (section not in ("sensors", "model"))
 
 
 def test_the_state_folder_has_its_default():

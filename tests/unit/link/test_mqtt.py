@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from marram.errors import LinkError
+from marram.link.broker import Broker
 from marram.link.mqtt import (
     BACKOFF_LAST,
-    Broker,
     Down,
     LinkEvent,
     Message,
@@ -341,16 +340,3 @@ def test_the_broker_holds_messages_back_until_earlier_ones_are_done(broker: Mosq
             message.done()
         for number in range(5):
             client.publish(f"flood/{number}", b"", retain=True)
-
-
-@pytest.mark.parametrize(
-    "url",
-    ["", "localhost", "http://host", "mqtt://", "mqtt://host/path", "mqtt://host:port", "mqtt://host:70000"],
-)
-def test_an_address_that_is_none_is_refused_by_name(url: str) -> None:
-    with pytest.raises(LinkError, match="broker"):
-        Broker.parse(url)
-
-
-def test_the_ports_of_plain_and_of_tls_are_the_usual_ones() -> None:
-    assert (Broker.parse("mqtt://host").port, Broker.parse("mqtts://host").port) == (1883, 8883)

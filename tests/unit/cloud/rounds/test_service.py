@@ -492,6 +492,25 @@ def test_old_artefacts_are_taken_off_the_broker_and_every_offer_leads_from_nothi
     assert there == {TOPICS.parameters(one.version, one.kind, 0) for one in offer.artefacts}
 
 
+def test_artefacts_that_a_killed_aggregator_left_on_the_broker_are_taken_off_at_its_next_start(region):
+    retained, drops = {}, 0
+    while drops < 2:
+        for name in region.names:
+            region.hears(region.delta(name), name)
+        region.waits(1.0)
+        drops += any(not payload for _, payload in region.sent)
+        # At the second time it is killed before it takes anything off.
+        retained |= {topic: payload for topic, payload in region.sent if payload or drops < 2}
+        region.sent.clear()
+    left = {topic for topic, payload in retained.items() if "/parameters/" in topic and payload}
+    region.boot()
+    region.service.connected(region.now)
+    retained |= dict(region.sent)
+    there = {topic for topic, payload in retained.items() if "/parameters/" in topic and payload}
+    offer = region.offers()[-1]
+    assert there == {TOPICS.parameters(one.version, one.kind, 0) for one in offer.artefacts} < left
+
+
 def test_a_key_of_another_curve_cannot_even_be_enrolled_silently(region):
     key = ec.generate_private_key(ec.SECP384R1())
     with pytest.raises(ValueError, match="P-256"):
