@@ -100,7 +100,9 @@ class Senders:
             vector = self._random.normal(0, 0.01, self._size).astype(np.float32)
             payload = chain.encode(vector, device_seed(offer.seed, name)).payload
             samples = int(self._random.integers(50, 500))
-            delta = Delta(offer.round, offer.version, offer.chain, payload, samples, _MEASURED, _MEASURED)
+            delta = Delta(
+                offer.run, offer.round, offer.version, offer.chain, payload, samples, _MEASURED, _MEASURED
+            )
             self._counter += 1
             topic = self._topics.up(name, "delta")
             sealed = device.seal(delta, topic, self._counter, round=offer.round, base=offer.digest)

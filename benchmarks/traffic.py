@@ -96,7 +96,7 @@ def _delta(setting: Setting, ledger: Ledger, counter: int) -> list[tuple[str, by
     payload = Chain.parse(setting.chain).encode(vector, device_seed(round.seed, _DEVICE)).payload
     # Of as many digits as measured ones.
     before, after = (Metrics(100, float(random.random()), float(random.random())) for _ in range(2))
-    message = Delta(round.number, round.version, setting.chain, payload, 396, before, after)
+    message = Delta(ledger.run(), round.number, round.version, setting.chain, payload, 396, before, after)
     topic, base = _TOPICS.up(_DEVICE, "delta"), ledger.version_digest(round.version)
     sealed = author("device", _DEVICE).seal(message, topic, counter, round=round.number, base=base)
     return [(topic, frame) for frame in chunks.split(sealed)]

@@ -67,6 +67,7 @@ def test_after_a_disk_error_the_device_takes_part_again_when_there_is_room(devic
 
 def test_a_full_disk_does_not_make_the_device_train_again_and_again(device, voice):
     offer = voice.sealed_offer(voice.offer(0))
+    device.hears(TOPICS.round, offer)
     fill(device)
     for _ in range(20):
         device.hears(TOPICS.round, offer)
