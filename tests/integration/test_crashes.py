@@ -4,6 +4,7 @@ lost delta would stop all rounds, and one that was counted twice stands in the l
 from __future__ import annotations
 
 import random
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -162,3 +163,15 @@ def test_a_receipt_that_was_lost_is_sent_again(tmp_path: Path) -> None:
         assert device.status()["rounds"]["outbox"] == 1
         proxy.mend()
         all_counted_once(fleet)
+
+
+def test_a_fleet_goes_on_with_an_aggregator_that_lost_its_ledger(tmp_path: Path) -> None:
+    with Mosquitto(tmp_path / "mosquitto") as broker, Fleet(tmp_path, broker.url) as fleet:
+        fleet.start().closed(4)
+        fleet.aggregator.process.kill()
+        shutil.rmtree(fleet.aggregator.state)
+        fleet.enrol(*(device.name for device in fleet.devices))
+        fleet.aggregator.start()
+        fleet.closed(2)
+        fleet.aggregator.counted_once()
+        assert all(device.process.said("the aggregator's rounds began anew") for device in fleet.devices)

@@ -177,3 +177,20 @@ def test_a_good_release_after_bad_ones_is_installed(spoilt: tuple[Fleet, Client]
     publish(client, release_author(fleet), (SHOULDER / "shoulder.marram").read_bytes(), 7)
     device.until("the release", lambda status: status["release"]["state"] == "installed bad-7")
     assert device.status()["model"]["swaps"] == 1
+
+
+def test_parts_of_an_older_release_that_a_kill_left_on_the_broker_are_taken_off(tmp_path: Path) -> None:
+    with (
+        Mosquitto(tmp_path / "mosquitto") as broker,
+        Fleet(tmp_path, broker.url, rounds={"limit": 1}) as fleet,
+    ):
+        fleet.start().closed(1)
+        for _ in range(2):
+            fleet.release("--version", 1)
+        fleet.aggregator.process.kill()
+        [(digest, bundle)] = fleet.aggregator.query("SELECT digest, bundle FROM releases WHERE sequence = 1")
+        left = TOPICS.release_part(MODEL, digest.hex()[:16], 0)
+        with Client(broker, left) as client:
+            client.publish(left, bundle[: 96 * 1024], retain=True)
+            fleet.aggregator.start()
+            client.wait_for(lambda heard: (left, b"", False) in heard)

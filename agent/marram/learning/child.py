@@ -35,7 +35,7 @@ class TrainerChild:
         environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": str(job.threads)}
         try:
             process = subprocess.Popen(
-                [sys.executable, "-I", "-m", "marram.learning.trainer"],
+                [sys.executable, "-I", "-m", "marram.learning.trainer", str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

@@ -1,8 +1,8 @@
 """The trainer: a child process that runs ``train.onnx`` on the stored windows and exits.
 
-``python -I -m marram.learning.trainer`` reads one job (JSON, ``Job``) from standard input, writes the new
-parameters to the job's folder and one result (JSON, ``Result``) to standard output. It steps back behind
-all else, bounds its own memory, and dies with its parent. A crash, a leak or an out-of-memory kill ends
+``python -I -m marram.learning.trainer PARENT`` (the daemon's process id) reads one job (JSON, ``Job``) from
+standard input, writes the new parameters to the job's folder and one result (JSON, ``Result``) to standard
+output. It steps back behind all else, bounds its own memory, and dies with its parent. A crash, a leak or an out-of-memory kill ends
 the child, never inference.
 """
 
@@ -79,17 +79,19 @@ class NormalFile(msgspec.Struct, frozen=True):
     channel_spread: list[float]
 
 
-def step_back(nice: int, memory: int) -> None:
-    """Lower priority, first to go when memory runs out, bounded memory, no life after the parent's."""
+def step_back(nice: int, memory: int, parent: int) -> None:
+    """Lower priority, first to go when memory runs out, bounded memory, no life after the parent's.
+
+    parent: process id that the parent said is its own: it may have died before this process could look.
+    """
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        sys.exit("the daemon is gone")
     os.nice(nice)
     # A sandbox may have no writable /proc; the memory limit below holds all the same.
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:
-        sys.exit("the daemon is gone")
 
 
 def explain(error: Exception, memory: int) -> str:
@@ -110,7 +112,7 @@ def _train(job: Job) -> Result:
 
 def main() -> int:
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
-    step_back(job.nice, job.memory)
+    step_back(job.nice, job.memory, int(sys.argv[1]))
     try:
         result = _train(job)
     except Exception as error:

@@ -1,12 +1,14 @@
 """The preflight of a bundle, in a child process: load it, check it against what runs, run it.
 
-``python -I -m marram.releases.preflight CANDIDATE RUNNING MEMORY`` prints nothing and ends with status 0
-when the candidate may run, else prints the reason and ends with status 1. A bundle that crashes its runtime
+``python -I -m marram.releases.preflight CANDIDATE RUNNING MEMORY PARENT`` prints nothing and ends with
+status 0 when the candidate may run, else prints the reason and ends with status 1. PARENT is the daemon's
+process id: without it this process ends too. A bundle that crashes its runtime
 or takes too much memory ends this child, never the daemon.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +26,7 @@ def preflight(candidate: Path, running: Path, memory: int) -> str:
         str(candidate),
         str(running),
         str(memory),
+        str(os.getpid()),
     ]
     try:
         done = subprocess.run(command, capture_output=True, timeout=_TIMEOUT, check=False)
@@ -64,7 +67,7 @@ def main() -> int:
     from marram.learning.trainer import explain, step_back
 
     memory = int(sys.argv[3])
-    step_back(nice=10, memory=memory)
+    step_back(nice=10, memory=memory, parent=int(sys.argv[4]))
     try:
         _check(Path(sys.argv[1]), Path(sys.argv[2]))
     except Exception as error:

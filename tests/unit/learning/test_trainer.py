@@ -185,6 +185,19 @@ def test_the_child_runs_without_onnxruntimes_telemetry(running):
     until(lambda: psutil.Process(child.pid).environ().get("ORT_DISABLE_TELEMETRY") == "1")
 
 
+def test_a_child_whose_daemon_died_before_it_could_look_does_not_train(folder, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-I", "-m", "marram.learning.trainer", str(os.getppid())],  # of another process
+        input=msgspec.json.encode(job(folder, output=str(tmp_path))),
+        capture_output=True,
+        timeout=ENDS,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == b"the daemon is gone\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_child_dies_with_the_daemon(folder, tmp_path):
     work = tmp_path / "job.json"
     work.write_bytes(msgspec.json.encode(job(folder, output=str(tmp_path), **LONG)))
