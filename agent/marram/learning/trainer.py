@@ -2,8 +2,8 @@
 
 ``python -I -m marram.learning.trainer PARENT`` (the daemon's process id) reads one job (JSON, ``Job``) from
 standard input, writes the new parameters to the job's folder and one result (JSON, ``Result``) to standard
-output. It steps back behind all else, bounds its own memory, and dies with its parent. A crash, a leak or an out-of-memory kill ends
-the child, never inference.
+output. It steps back behind all else, bounds its own memory, and dies with its parent. A crash, a leak or
+an out-of-memory kill ends the child, never inference.
 """
 
 from __future__ import annotations
