@@ -21,24 +21,19 @@ from marram.wire.parameters import Vector, advance
 from marram_cloud.engines.engine import DeltaReference
 from marram_cloud.engines.local import LocalEngine
 from marram_cloud.strategies.fedavg import FedAvg
-from msgspec.structs import replace
 
 from examples.shoulder import people
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How a federation learns; the names are those of the aggregator's configuration.
-
-    decay: factor on the learning rate from one round to the next.
-    """
+    """How a federation learns; the names are those of the aggregator's configuration."""
 
     name: str
     chain: str
     update_chain: str
     steps: Steps
     strategy: FedAvg
-    decay: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -100,10 +95,11 @@ def run(setting: Setting, seed: int) -> Iterator[RoundEnd]:
     number = 0
     while True:
         references = []
-        steps = replace(setting.steps, learning_rate=setting.steps.learning_rate * setting.decay**number)
         for device in people.DEVICES:
             data = person(device)
-            trained, _, _ = fit(train, steps, seed * 1000 + number, state_size, parameters, data.seen, True)
+            trained, _, _ = fit(
+                train, setting.steps, seed * 1000 + number, state_size, parameters, data.seen, True
+            )
             noise = device_seed(seed * 1000 + number, str(device))
             encoded = chain.encode(trained - parameters, noise, residuals[device])
             residuals[device] = encoded.residual
