@@ -20,18 +20,6 @@ from tests.support.device import NAME, Device
 from tests.support.identities import author, author_of, certified, stranger
 
 
-@pytest.fixture
-def voice():
-    return Voice()
-
-
-@pytest.fixture
-def device():
-    made = Device()
-    made.connects()
-    return made
-
-
 def opened(sealed: bytes, kind):
     return read(envelope.parse(sealed, 1 << 20), kind)
 

@@ -1,26 +1,12 @@
 """The participant's hands: what it wants is done, and a failing disk stops nothing for good."""
 
 import numpy as np
-import pytest
 from marram.learning import participant as machine
 from marram.learning.shell import PAUSE
 from marram.wire.messages import Decline
 
-from tests.support.aggregator import SIZE, TOPICS, Voice
-from tests.support.device import Device
+from tests.support.aggregator import SIZE, TOPICS
 from tests.unit.learning.test_participant import opened
-
-
-@pytest.fixture
-def voice():
-    return Voice()
-
-
-@pytest.fixture
-def device():
-    made = Device()
-    made.connects()
-    return made
 
 
 def fill(device) -> None:
