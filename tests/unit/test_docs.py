@@ -98,6 +98,7 @@ def test_the_tables_of_the_configuration_are_those_that_the_script_writes():
 MESSAGES = (
     messages.Offer, messages.Steps, messages.Artefact, messages.Parameters, messages.Delta, messages.Metrics,
     messages.Decline, messages.Receipt, messages.Refusal, messages.Release,
+    messages.Report, messages.Fetch, messages.Block,
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+Text = Annotated[str, msgspec.Meta(max_length=500)]
 Run = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 
 
@@ -117,6 +118,59 @@ class Refusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     delta: Digest
     reason: str
     detail: Annotated[str, msgspec.Meta(max_length=500)] = ""
+
+
+Stage = Literal["idle", "fetching", "verified", "preflighted", "trial", "committed", "rolled_back"]
+
+
+class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a device runs of a model, and how far it is with a release (retained on ``device/<id>/report``).
+
+    It always introduces the device's certificate. agent: the agent's version. running: the target path of
+    the release that runs, "" for the configured bundle. version, digest: of the bundle that runs. stage: of
+    the last release that this device was to run. candidate: that release's target path, "" before the first.
+    reason: why it was rolled back, or what it waits for. since: when this stage began, Unix seconds.
+    """
+
+    agent: Text
+    model: Text
+    running: Text
+    version: Text
+    digest: Digest
+    stage: Stage
+    candidate: Text = ""
+    reason: Text = ""
+    since: float = 0.0
+
+
+class Fetch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A device asks for blocks of a file of the release repository (``up/fetch``, plain CBOR, not sealed).
+
+    id: chosen by the device, comes back in each answer. file: path below the repository, such as
+    ``metadata/timestamp.json``. block: bytes a block. first: number of the block that the bitmap's first bit
+    stands for. wanted: bit k (least significant first) asks for block first + k. limit: most bytes of data
+    that one answer may carry.
+    """
+
+    id: Count
+    file: Annotated[str, msgspec.Meta(min_length=1, max_length=300)]
+    block: Annotated[int, msgspec.Meta(ge=256, le=1 << 20)]
+    first: Count
+    wanted: Annotated[bytes, msgspec.Meta(min_length=1, max_length=8192)]
+    limit: Annotated[int, msgspec.Meta(ge=256, le=1 << 20)]
+
+
+class Block(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Some of a file (``down/block``, plain CBOR): ``data`` stands at ``offset`` of ``size`` bytes in all.
+
+    Neighbouring blocks come as one. missing: there is no such file; the rest is then 0 and empty.
+    """
+
+    id: Count
+    size: Count
+    offset: Count
+    data: bytes
+    missing: bool = False
 
 
 class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

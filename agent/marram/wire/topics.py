@@ -53,6 +53,20 @@ class Topics:
         """Retained, with a will; what a device says of itself."""
         return f"{self.root}/device/{device}/state"
 
+    def report(self, device: str) -> str:
+        """Retained; a device's sealed report, with its certificate."""
+        return f"{self.root}/device/{device}/report"
+
+    @property
+    def timestamp(self) -> str:
+        """Retained; the release repository's newest timestamp metadata: a hint that there is news."""
+        return f"{self.root}/release/timestamp"
+
+    @property
+    def revoked(self) -> str:
+        """Retained; the authority's list of revoked certificates (DER, RFC 5280)."""
+        return f"{self.root}/revoked"
+
     def up(self, device: str, kind: str) -> str:
         """From a device: chunks of a message of that kind ("delta")."""
         return f"{self.root}/device/{device}/up/{kind}"
