@@ -70,7 +70,7 @@ class OnlineRepository:
 
     def refresh(self, now: datetime, force: bool = False) -> bool:
         """Sign again what has lived half of its time (force: all); whether there was anything."""
-        if not force and not self._due(self.layout.load(), now):
+        if not force and not online_due(self.layout.load(), now):
             return False
         with self.layout.lock():
             state = self.layout.load()
@@ -78,12 +78,6 @@ class OnlineRepository:
             again = force or due(ROLLOUT, rollout.signed, now)
             self._commit(state, {ROLLOUT: _renewed(rollout, ROLLOUT, now)} if again else {}, None, now)
         return True
-
-    def _due(self, state: State, now: datetime) -> bool:
-        online = (
-            (TIMESTAMP, state.timestamp), (SNAPSHOT, state.snapshot), (ROLLOUT, state.roles[ROLLOUT]),
-        )  # fmt: skip
-        return any(due(role, metadata.signed, now) for role, metadata in online)
 
     def _commit(
         self, state: State, changed: Mapping[str, Metadata[Targets]], root: Metadata[Root] | None,
@@ -131,6 +125,12 @@ class OnlineRepository:
     def _resign_rollout(self, state: State) -> bool:
         """Whether the keys of the roll-out role were changed by what is to be published."""
         return bool(signatures(state.roles[TARGETS].signed, ROLLOUT, state.roles[ROLLOUT]).missing)
+
+
+def online_due(state: State, now: datetime) -> bool:
+    """Whether anything that online keys sign has lived half of its time."""
+    online = (TIMESTAMP, state.timestamp), (SNAPSHOT, state.snapshot), (ROLLOUT, state.roles[ROLLOUT])
+    return any(due(role, metadata.signed, now) for role, metadata in online)
 
 
 def _renewed(metadata: Metadata[Kind], role: str, now: datetime) -> Metadata[Kind]:
