@@ -1,4 +1,4 @@
-"""A short-lived child of the daemon: it gets its job, is heard in a thread, and ended when it takes too long."""
+"""A short-lived child of the daemon: given its job, heard in a thread, ended when it takes too long."""
 
 from __future__ import annotations
 
@@ -85,18 +85,7 @@ class Child:
                     return
 
     def _listen(self) -> None:
-        assert self._process.stdout is not None
-        problem = ""
-        with self._process.stdout as stream:
-            while True:
-                try:
-                    frame = read_frame(stream, self._kind)
-                except FrameError as error:
-                    problem = str(error)
-                    break
-                if frame is None:
-                    break
-                self._heard(frame)
+        problem = self._listen_to_frames()
         if problem:
             self.kill()
         status = self._process.wait()
@@ -104,6 +93,17 @@ class Child:
         self._frames.put(None)
         self._errors_read.wait(5)
         self._heard(ChildError(problem or self._ending(status)))
+
+    def _listen_to_frames(self) -> str:
+        """Until it says no more; what was wrong with what it said, "" for nothing."""
+        assert self._process.stdout is not None
+        with self._process.stdout as stream:
+            try:
+                while (frame := read_frame(stream, self._kind)) is not None:
+                    self._heard(frame)
+            except FrameError as error:
+                return str(error)
+        return ""
 
     def _listen_to_errors(self) -> None:
         assert self._process.stderr is not None
