@@ -30,7 +30,11 @@ class Child:
     """
 
     def __init__(
-        self, module: str, kind: type, heard: Callable[[msgspec.Struct | ChildError], None], timeout: float
+        self,
+        module: str,
+        kind: type[msgspec.Struct],
+        heard: Callable[[msgspec.Struct | ChildError], None],
+        timeout: float,
     ) -> None:
         self._module, self._kind, self._heard, self._timeout = module, kind, heard, timeout
         self._frames: queue.SimpleQueue[msgspec.Struct | None] = queue.SimpleQueue()

@@ -270,7 +270,9 @@ class Updater:
                 release.target, outcome.fetched, outcome.reused, outcome.resumed,
             )  # fmt: skip
             self._place(release, now)
-        elif self._news != self._looked_for or outcome.withdrawn:
+        elif outcome.withdrawn:
+            self._look_within(0.0, now)
+        elif self._news != self._looked_for:
             self._look_within(self.settings.spread, now)
 
     def _failed(self, outcome: Outcome, now: float) -> None:
@@ -324,8 +326,8 @@ class Updater:
         kind: Kind = running.release.kind if running else "marram"
         try:
             self.trying.preflight(
-                self._trial(self.installation.running_file, kind),
-                self._trial(self._file(candidate), candidate.release.kind),
+                self._trial("the running model", self.installation.running_file, kind),
+                self._trial(candidate.release.target, self._file(candidate), candidate.release.kind),
                 lambda refusal, now: self._tell(machines.Preflighted(refusal), now),
             )
         except ChildError as error:
@@ -334,7 +336,7 @@ class Updater:
     def _try(self, candidate: Candidate, now: float) -> None:
         try:
             self.trying.trial(
-                self._trial(self._file(candidate), candidate.release.kind),
+                self._trial(candidate.release.target, self._file(candidate), candidate.release.kind),
                 verdicts(self.installation.slots.configured.manifest),
                 lambda now: self._tell(machines.TrialBegun(), now),
                 lambda refusal, now: self._tell(machines.Trialled(refusal), now),
@@ -473,10 +475,10 @@ class Updater:
         assert candidate.slot is not None
         return self.installation.slots.path(candidate.slot)
 
-    def _trial(self, file: Path, kind: Kind) -> Trial:
+    def _trial(self, name: str, file: Path, kind: Kind) -> Trial:
         at = self.at
         return Trial(
-            str(file), kind, self._configured, at.threads, at.providers, self.settings.memory, at.nice
+            name, str(file), kind, self._configured, at.threads, at.providers, self.settings.memory, at.nice
         )
 
 

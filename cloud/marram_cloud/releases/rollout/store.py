@@ -39,7 +39,8 @@ class RolloutStore:
             after = change(before, release)
             if after != before:
                 content = msgspec.json.encode(after.rollout)
-                custom = {"stages": msgspec.to_builtins(after.schedules)}
+                # As text: signed metadata (canonical JSON) has no numbers with a fraction.
+                custom = {"stages": msgspec.json.encode(after.schedules).decode()}
                 when = datetime.fromtimestamp(now, UTC)
                 self.repository.put_target(state, _path(model), content, custom, when)
         return after
@@ -52,7 +53,7 @@ def read(layout: Layout, state: State, model: str) -> Document:
         return Document.empty(model)
     rollout = msgspec.json.decode(layout.read_target(file), type=Rollout)
     custom = file.custom or {}
-    return Document(rollout, msgspec.convert(custom.get("stages", {}), dict[str, Schedule]))
+    return Document(rollout, msgspec.json.decode(custom.get("stages", "{}"), type=dict[str, Schedule]))
 
 
 def _model(state: State, model: str) -> Targets:
