@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import IO
 
 import msgspec
@@ -81,7 +82,8 @@ class Child:
 
     def _write(self) -> None:
         assert self._process.stdin is not None
-        with self._process.stdin as stream:
+        # Closing writes what is left to a process that may be gone.
+        with suppress(OSError), self._process.stdin as stream:
             while (frame := self._frames.get()) is not None:
                 try:
                     write_frame(stream, frame)

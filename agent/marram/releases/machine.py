@@ -339,10 +339,10 @@ class Machine:
         return [Tell()]
 
     def _trialled(self, refusal: str, now: float) -> list[Action]:
-        candidate = self._at("trial") or self._at("preflighted")
-        if candidate is None:
-            return []
-        return self._refuse(refusal, now) if refusal else [Run(candidate)]
+        candidate = self._at("trial")
+        if refusal and (candidate or self._at("preflighted")):
+            return self._refuse(refusal, now)
+        return [Run(candidate)] if candidate is not None else []
 
     def _ran(self, refusal: str, now: float) -> list[Action]:
         candidate = self._at("trial")

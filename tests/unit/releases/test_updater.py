@@ -93,7 +93,7 @@ def test_what_is_revoked_goes_back_to_what_ran_before(repository: Repository, tm
         repository.revoke("2")
         device.check()
         device.until("version 1", lambda: device.running == "shoulder/1.marram")
-        assert any("revoked" in report.reason for report in device.link.reports)
+        device.until("the reason", lambda: any("revoked" in one.reason for one in device.link.reports))
         device.until("the report", lambda: device.link.reports[-1].running == "shoulder/1.marram")
         assert device.inference.model.name == "shoulder 1"
 
