@@ -36,6 +36,7 @@ from tests.support.repository import MODEL, Repository
 from tests.support.windows import SHOULDER, shoulder_windows
 
 DEVICE = "device-1"
+SETTINGS = Releases(spread=0.0, trial=Trial(windows=40, confirm=60))
 
 
 class Inference:
@@ -116,7 +117,7 @@ class Rig:
 
     folder: Path
     repository: Repository
-    releases: Releases = Releases(spread=0.0, trial=Trial(windows=40, confirm=60))
+    releases: Releases = SETTINGS
     configured: Path = SHOULDER
     tags: tuple[str, ...] = ()
     clock: Callable[[], float] = time.time
@@ -149,6 +150,7 @@ class Rig:
             hold=self.hold,
             minute=lambda: self.minute,
             changed=lambda: None,
+            tick=0.2,
         )
         self.inference.shadow = self.updater.trying.shadow
         self.link.arrived = lambda topic, payload: self.loop.post(

@@ -19,8 +19,8 @@ def answers(content: bytes, fetch: Fetch) -> list[Block]:
 
 
 @given(
-    seed=st.integers(0, 10**6), size=st.integers(0, 400_000), limit=st.sampled_from([256, 1000, 4096, 98_000]),
-    loss=st.floats(0, 0.6), known=st.booleans(),
+    seed=st.integers(0, 10**6), size=st.integers(0, 400_000),
+    limit=st.sampled_from([256, 1000, 4096, 98_000]), loss=st.floats(0, 0.6), known=st.booleans(),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
 def test_a_file_comes_whole_over_a_bad_link(

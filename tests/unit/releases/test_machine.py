@@ -32,8 +32,8 @@ def through(one: Machine, number: int, now: float = 0.0) -> list[m.Action]:
     """All the way to inference."""
     actions: list[m.Action] = []
     for event in (
-        m.Begun(release(number)), m.Fetched(release(number)), m.Preflighted(""), m.TrialBegun(), m.Trialled(""),
-        m.Ran(""),
+        m.Begun(release(number)), m.Fetched(release(number)), m.Preflighted(""), m.TrialBegun(),
+        m.Trialled(""), m.Ran(""),
     ):  # fmt: skip
         actions += one.handle(event, now)
     return actions

@@ -1,4 +1,4 @@
-"""A device follows a real repository: what it takes, what it rolls back, and what it goes through to get there."""
+"""A device follows a real repository: what it takes, what it rolls back, and what it goes through for that."""
 
 from __future__ import annotations
 
