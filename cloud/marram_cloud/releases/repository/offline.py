@@ -33,7 +33,8 @@ from marram_cloud.releases.repository.lifetimes import lifetime
 from marram_cloud.releases.repository.publication import Signatures, staged_signatures
 from marram_cloud.releases.repository.targets import FileKind
 
-_RESERVED = (ROOT, TARGETS, SNAPSHOT, TIMESTAMP, ROLLOUT)
+_TOP = (ROOT, TARGETS, SNAPSHOT, TIMESTAMP)
+_RESERVED = (*_TOP, ROLLOUT)
 
 
 @dataclass(frozen=True)
@@ -130,32 +131,36 @@ class OfflineRepository:
             return self._cosign(state, staged, role, signers)
 
     def rotate(
-        self, role: str, keys: RoleKeys, signers: Sequence[Signer], now: datetime
+        self, keys: Mapping[str, RoleKeys], signers: Sequence[Signer], now: datetime
     ) -> dict[str, Signatures]:
-        """Stage other keys for a role. signers: of the old and the new keys and of whoever vouches for them.
+        """Stage other keys for roles. signers: of the old and the new keys and of whoever vouches for them.
 
         Returns how far each piece of metadata that this takes is signed.
         """
         with self._edit() as (state, staged):
+            of_root = {role: one for role, one in keys.items() if role in _TOP}
+            of_targets = {role: one for role, one in keys.items() if role not in _TOP}
 
             def in_root(root: Root) -> None:
-                _replace_keys(root, role, keys)
+                for role, one in of_root.items():
+                    _replace_keys(root, role, one)
 
             def in_targets(targets: Targets) -> None:
-                delegate_role(targets, role, keys)
+                for role, one in of_targets.items():
+                    delegate_role(targets, role, one)
 
-            if role in (ROOT, TARGETS, SNAPSHOT, TIMESTAMP):
+            touched = []
+            if of_root:
                 self._change(state, staged, ROOT, in_root, signers, now)
-            elif role == ROLLOUT or role in state.models:
+                touched.append(ROOT)
+            if of_targets or TARGETS in of_root:
                 self._change(state, staged, TARGETS, in_targets, signers, now)
-            else:
-                raise RepositoryError(f"there is no role {role!r}; there are {', '.join(_roles(state))}")
-            if role == TARGETS or role in state.models:
-                self._change(state, staged, role, lambda signed: None, signers, now)
-            changed = {ROOT: ROOT, SNAPSHOT: ROOT, TIMESTAMP: ROOT, ROLLOUT: TARGETS}.get(role, role)
-            above = ROOT if role == TARGETS else TARGETS
-            touched = (changed,) if role in _RESERVED and role != TARGETS else (above, role)
-            return {one: staged_signatures(state, staged, one) for one in touched}
+                touched.append(TARGETS)
+            for role in of_targets:
+                if role != ROLLOUT:
+                    self._change(state, staged, role, lambda signed: None, signers, now)
+                    touched.append(role)
+            return {role: staged_signatures(state, staged, role) for role in touched}
 
     def keys_of(self, role: str) -> RoleKeys:
         """The keys that a role has, what is staged counted in. Raises RepositoryError."""
@@ -271,7 +276,7 @@ def _replace_keys(root: Root, role: str, keys: RoleKeys) -> None:
 
 
 def _delegator(state: State, staged: Mapping[str, AnyMetadata], role: str) -> Root | Targets:
-    if role in (ROOT, TARGETS, SNAPSHOT, TIMESTAMP):
+    if role in _TOP:
         return cast(Root, staged.get(ROOT, state.root).signed)
     return cast(Targets, staged.get(TARGETS, state.roles[TARGETS]).signed)
 
