@@ -20,7 +20,7 @@ _GAP = 2048
 
 
 class HttpsTransport:
-    """patience: seconds without a byte. least_rate: bytes a second that a file must come with, in the mean."""
+    """patience: seconds without a byte. least_rate: bytes a second that a file must come with."""
 
     def __init__(self, patience: float = 30.0, least_rate: float = 200.0) -> None:
         self._patience, self._least_rate = patience, least_rate

@@ -57,7 +57,7 @@ class Client:
         config = UpdaterConfig(max_root_rotations=max_root_rotations)
         self._target_base, self._transport = target_base, transport
         self._now = datetime.fromtimestamp(now, UTC)
-        with _explained(self._now):
+        with _Explained(self._now):
             metadata.mkdir(parents=True, exist_ok=True)
             self._updater = _DurableUpdater(
                 str(metadata), metadata_base, fetcher=_Fetcher(transport), config=config, bootstrap=root
@@ -66,12 +66,12 @@ class Client:
 
     def refresh(self) -> None:
         """Fetch and verify what is new. Raises TransportError, UntrustedError, StorageError."""
-        with _explained(self._now):
+        with _Explained(self._now):
             self._updater.refresh()
 
     def target(self, path: str) -> TargetFile | None:
         """What the signed metadata says of a target; None when it has none. Raises as ``refresh``."""
-        with _explained(self._now):
+        with _Explained(self._now):
             return self._updater.get_targetinfo(path)
 
     @property
@@ -92,7 +92,7 @@ class Client:
         """The content of a small target, verified. Raises as ``refresh``."""
         if info.length > most:
             raise UntrustedError(f"{info.path}: is {info.length} bytes, at most {most} are expected")
-        with _explained(self._now):
+        with _Explained(self._now):
             data = b"".join(self._transport.whole(self._url(info), info.length))
             info.verify_length_and_hashes(data)
         return data
@@ -112,7 +112,7 @@ class Client:
 
         held: files on this device that may have pieces of it. Raises as ``refresh``.
         """
-        with _explained(self._now):
+        with _Explained(self._now):
             spool = Spool(target, info.length, index)
             spool.reuse(held)
             # By its pieces a wrong one is found and fetched again; without them only the whole can be judged.
@@ -139,7 +139,7 @@ class Client:
         return f"{self._target_base}{folder}{slash}{name}"
 
 
-class _Fetcher(FetcherInterface):  # type: ignore[misc]
+class _Fetcher(FetcherInterface):
     """Metadata by whatever transport, in memory: it is small."""
 
     def __init__(self, transport: Transport) -> None:
@@ -160,7 +160,7 @@ class _Fetcher(FetcherInterface):  # type: ignore[misc]
         return data
 
 
-class _DurableUpdater(Updater):  # type: ignore[misc]
+class _DurableUpdater(Updater):
     """Whatever python-tuf keeps is fsynced; its clock is the caller's."""
 
     def judge_at(self, now: datetime) -> None:
@@ -199,7 +199,7 @@ def _verified(info: TargetFile, path: Path) -> bool:
     return True
 
 
-class _explained:
+class _Explained:
     """Errors of tuf, of the transport and of the disk, each as one of ours."""
 
     def __init__(self, now: datetime) -> None:
