@@ -1,4 +1,4 @@
-"""A release repository in a test's folder with all its keys, its files served over HTTP, and python-tuf's client."""
+"""A release repository in a folder with all its keys, its files over HTTP, and python-tuf's client."""
 
 from __future__ import annotations
 
@@ -97,4 +97,8 @@ class Client:
         """A target's bytes as they verify; None when there is none of that name."""
         updater = self.look()
         info = updater.get_targetinfo(path)
-        return None if info is None else Path(updater.download_target(info, str(self.folder / "got"))).read_bytes()
+        return (
+            None
+            if info is None
+            else Path(updater.download_target(info, str(self.folder / "got"))).read_bytes()
+        )

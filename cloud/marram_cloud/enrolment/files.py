@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding
 from marram.link.identity import Identity
 from marram.link.identity import load as load_identity
 from marram.storage import sync_folder
@@ -69,11 +69,6 @@ class FleetFolder:
             path / "repository", path / "offline", path / "online", models, Quorums(), datetime.now(UTC)
         )
         (path / "root.json").write_bytes(root)
-        # Until the agent reads root.json in its place.
-        release_key = load_pem_private_key((path / "offline" / "release-1.pem").read_bytes(), None)
-        (path / "release.pub").write_bytes(
-            release_key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-        )
         (path / "fleet.json").write_bytes(msgspec.json.encode(Fleet(fleet, region)) + b"\n")
         folder = FleetFolder(path)
         folder._identity(made, path / AGGREGATOR, Subject(fleet, region, "aggregator", AGGREGATOR))
@@ -152,6 +147,5 @@ class FleetFolder:
         authority.write_private(target / "device.key", authority.private_pem(key))
         (target / "device.crt").write_bytes(certificate.public_bytes(Encoding.PEM))
         (target / "ca.crt").write_bytes(issuer.certificate.public_bytes(Encoding.PEM))
-        for name in ("root.json", "release.pub"):
-            shutil.copy(self.path / name, target / name)
+        shutil.copy(self.path / "root.json", target / "root.json")
         return certificate

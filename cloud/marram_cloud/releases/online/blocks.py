@@ -22,7 +22,7 @@ MAX_REQUEST = 16 << 10
 _DEVICES = 8192
 # More the device asks for again: it sees by then what came, and a broker queues only so much for it.
 _ANSWERS = 64
-_OVERHEAD = 128
+_OVERHEAD = 96
 
 
 def read_request(payload: bytes) -> Fetch:
@@ -52,6 +52,8 @@ def runs(request: Fetch, size: int, most: int) -> Iterator[tuple[int, int]]:
     bytes each."""
     most = max(1, most // request.block) * request.block if most >= request.block else most
     begin = end = 0
+    if not size:
+        yield 0, 0
     for block in _wanted(request):
         at, until = block * request.block, min((block + 1) * request.block, size)
         if at >= size:
