@@ -61,7 +61,8 @@ class OfflineRepository:
         """A model's role, without releases yet. signers: targets and release keys."""
         check_model(model)
         with self._edit() as (state, staged):
-            if model in state.roles or model in staged:
+            targets: Targets = staged.get(TARGETS, state.roles[TARGETS]).signed
+            if targets.delegations is not None and model in (targets.delegations.roles or {}):
                 raise RepositoryError(f"model {model!r} is in the repository already")
 
             def delegate(targets: Targets) -> None:
@@ -213,20 +214,22 @@ class OfflineRepository:
         if role in before and lacking.missing and staged_signatures(state, before, role).signed:
             raise RepositoryError(
                 f"what is staged for {role} has signatures that this change would undo, and the keys at hand "
-                f"are too few: {'publish it first' if role in before else ''}, or `release discard {role}`"
+                f"are too few: have it signed and published first, or `release discard {role}`"
             )
-        self.layout.stage(role, new)
 
     def _cosign(
-        self, state: State, staged: Mapping[str, AnyMetadata], role: str, signers: Sequence[Signer]
+        self, state: State, staged: dict[str, AnyMetadata], role: str, signers: Sequence[Signer]
     ) -> Signatures:
-        lacking = _add_signatures(state, staged, role, signers)
-        self.layout.stage(role, staged[role])
-        return lacking
+        staged[role] = copy(staged[role])
+        return _add_signatures(state, staged, role, signers)
 
 
 class _Edit:
-    """The repository locked and read: what is published, and what is staged (which is then changed)."""
+    """The repository locked and read: what is published, and what is staged, to be changed and then written.
+
+    What others rest on is written last, so that after a power cut nothing is staged that waits for a
+    signature which nobody has made.
+    """
 
     def __init__(self, layout: Layout) -> None:
         self._layout, self._lock = layout, layout.lock()
@@ -234,13 +237,24 @@ class _Edit:
     def __enter__(self) -> tuple[State, dict[str, AnyMetadata]]:
         self._lock.__enter__()
         try:
-            return self._layout.load(), self._layout.load_staged()
+            state, self._before = self._layout.load(), self._layout.load_staged()
         except BaseException:
             self._lock.__exit__(None, None, None)
             raise
+        self._staged = dict(self._before)
+        return state, self._staged
 
-    def __exit__(self, *details: object) -> None:
-        self._lock.__exit__(None, None, None)
+    def __exit__(self, failure: type[BaseException] | None, *details: object) -> None:
+        try:
+            if failure is None:
+                last = (TARGETS, ROOT)
+                for role in sorted(
+                    self._staged, key=lambda role: last.index(role) + 1 if role in last else 0
+                ):
+                    if self._staged[role] is not self._before.get(role):
+                        self._layout.stage(role, self._staged[role])
+        finally:
+            self._lock.__exit__(None, None, None)
 
 
 def check_model(model: str) -> str:
