@@ -43,8 +43,11 @@ def locate(repository: Path, file: str) -> Path | None:
         return None
     path = repository.joinpath(*parts)
     # A link in the folder must not lead out of it.
-    inside = path.resolve().is_relative_to((repository / parts[0]).resolve())
-    return path if inside and path.is_file() else None
+    try:
+        inside = path.resolve().is_relative_to((repository / parts[0]).resolve())
+        return path if inside and path.is_file() else None
+    except OSError:
+        return None  # such as a name that is too long
 
 
 def runs(request: Fetch, size: int, most: int) -> Iterator[tuple[int, int]]:

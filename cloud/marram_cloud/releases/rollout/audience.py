@@ -42,10 +42,10 @@ class Audience:
         )
 
 
-def read_soak(text: str) -> float:
-    """Seconds out of ``1h`` and so on. Raises RolloutError."""
+def read_soak(text: str) -> int:
+    """Whole seconds out of ``1h`` and so on. Raises RolloutError."""
     try:
-        return read_duration(text)
+        return round(read_duration(text))
     except ValueError as error:
         raise RolloutError(f"{text!r} is no duration: expected such as 30m, 1h or 2d") from error
 
