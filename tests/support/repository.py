@@ -1,147 +1,104 @@
-"""A real release repository on disk, with all of its keys at hand."""
+"""A release repository in a folder with all its keys, its files over HTTP, and python-tuf's client."""
 
 from __future__ import annotations
 
+import functools
+import http.server
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from marram_cloud.releases.repository import keys
 from marram_cloud.releases.repository.create import Quorums, create
 from marram_cloud.releases.repository.layout import Layout
 from marram_cloud.releases.repository.offline import OfflineRepository
 from marram_cloud.releases.repository.online import OnlineRepository
-from marram_cloud.releases.rollout.audience import Audience
-from marram_cloud.releases.rollout.store import RolloutStore
+from tuf.ngclient import Updater
 
 MODEL = "shoulder"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Repository:
-    """``folder`` holds repository/, offline/ and online/ keys, and root.json."""
+    """now: the time that it is used at; the client's is the machine's, so it begins there."""
 
     folder: Path
+    models: tuple[str, ...] = (MODEL,)
+    quorums: Quorums = field(default_factory=Quorums)
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
-    @staticmethod
-    def create(folder: Path, models: tuple[str, ...] = (MODEL,), now: datetime | None = None) -> Repository:
-        made = Repository(folder)
-        root = create(
-            folder / "repository", folder / "offline", folder / "online", models, Quorums(), now or _now()
+    def __post_init__(self) -> None:
+        self.path, self.keys, self.online_keys = (
+            self.folder / name for name in ("repository", "offline", "online")
         )
-        (folder / "root.json").write_bytes(root)
-        return made
+        self.root = create(self.path, self.keys, self.online_keys, self.models, self.quorums, self.now)
+        self.layout = Layout(self.path)
+        self.offline = OfflineRepository(self.layout)
+        self.online = OnlineRepository(self.layout, self.online_keys)
 
-    @property
-    def path(self) -> Path:
-        return self.folder / "repository"
+    def signers(self, purpose: str = "") -> list[keys.CryptoSigner]:
+        return keys.read_folder(self.keys, purpose)
 
-    @property
-    def root(self) -> Path:
-        return self.folder / "root.json"
+    def sign(self, version: str, content: bytes = b"a model", kind: str = "onnx", model: str = MODEL) -> None:
+        self.offline.sign(model, version, kind, content, self.signers("release"), self.now)  # type: ignore[arg-type]
 
-    @property
-    def layout(self) -> Layout:
-        return Layout(self.path)
+    def released(self, version: str, content: bytes = b"a model", model: str = MODEL) -> None:
+        """Signed and published."""
+        self.sign(version, content, model=model)
+        publication = self.online.publish(self.now)
+        assert not publication.waiting, publication.waiting
 
-    @property
-    def online(self) -> OnlineRepository:
-        return OnlineRepository(self.layout, self.folder / "online")
+    def later(self, **time: float) -> None:
+        self.now += timedelta(**time)
 
-    @property
-    def rollouts(self) -> RolloutStore:
-        return RolloutStore(self.online)
 
-    def sign(self, content: bytes, version: str, kind: str = "marram", model: str = MODEL) -> None:
-        """Sign a release with the offline keys, and publish it."""
-        signers = keys.read_folder(self.folder / "offline")
-        offline = OfflineRepository(self.layout)
-        offline.sign(model, version, kind, content, signers, _now())  # type: ignore[arg-type]
-        self.online.publish(_now())
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of a folder's files, on a loopback port."""
 
-    def promote(self, version: str, to: str = "all", model: str = MODEL) -> None:
-        self._change(version, model, lambda old, found: old.promoted(found, Audience.parse(to), time.time()))
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
 
-    def pause(self, version: str, model: str = MODEL) -> None:
-        self._change(version, model, lambda old, found: old.paused(found.path, "by a test"))
-
-    def revoke(self, version: str, model: str = MODEL) -> None:
-        self._change(version, model, lambda old, found: old.revoked(found.sha256))
-
-    def release(self, content: bytes, version: str, to: str = "all") -> None:
-        """Sign, publish and promote."""
-        self.sign(content, version)
-        self.promote(version, to)
-
-    def _change(self, version: str, model: str, change: Any) -> None:
-        self.rollouts.change(model, version, None, time.time(), change)
-
-    @contextmanager
-    def served(self) -> Iterator[Server]:
-        """Over HTTP on this machine, with ranges."""
-        server = Server(self.path)
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))
+    ) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
         try:
-            yield server
+            yield f"http://127.0.0.1:{server.server_port}"
         finally:
-            server.stop()
+            server.shutdown()
+            thread.join()
 
 
-class Server:
-    """A web server as any other. asked: the paths and ranges that were asked for."""
+@dataclass
+class Client:
+    """A device's client: it keeps what it trusts in ``folder`` from one look to the next."""
 
-    def __init__(self, folder: Path) -> None:
-        self.asked: list[tuple[str, str]] = []
-        self.sent = 0
-        handler = partial(_Handler, self, directory=str(folder))
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
+    folder: Path
+    url: str
+    root: bytes
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+    def look(self) -> Updater:
+        """Fetch and verify the metadata. Raises what tuf raises."""
+        self.folder.mkdir(exist_ok=True, parents=True)
+        updater = Updater(
+            str(self.folder), f"{self.url}/metadata/", str(self.folder), f"{self.url}/targets/",
+            bootstrap=self.root,
+        )  # fmt: skip
+        updater.refresh()
+        return updater
 
-    def stop(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-class _Handler(SimpleHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def __init__(self, owner: Server, *arguments: Any, **options: Any) -> None:
-        self._owner = owner
-        super().__init__(*arguments, **options)
-
-    def do_GET(self) -> None:
-        wanted = self.headers.get("Range", "")
-        self._owner.asked.append((self.path, wanted))
-        path = Path(self.translate_path(self.path))
-        if not path.is_file():
-            self.send_error(404)
-            return
-        data = path.read_bytes()
-        status, size = 200, len(data)
-        if wanted:
-            first, _, last = wanted.removeprefix("bytes=").partition("-")
-            data, status = data[int(first) : int(last) + 1], 206
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        if wanted:
-            self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
-        self.end_headers()
-        self.wfile.write(data)
-        self._owner.sent += len(data)
-
-    def log_message(self, *_: object) -> None: ...
-
-
-def _now() -> datetime:
-    return datetime.now(UTC).replace(microsecond=0)
+    def fetch(self, path: str) -> bytes | None:
+        """A target's bytes as they verify; None when there is none of that name."""
+        updater = self.look()
+        info = updater.get_targetinfo(path)
+        return (
+            None
+            if info is None
+            else Path(updater.download_target(info, str(self.folder / "got"))).read_bytes()
+        )

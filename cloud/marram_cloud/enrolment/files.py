@@ -1,14 +1,16 @@
 """The folders that ``marram-cloud init`` and ``enrol`` write: a fleet, its aggregator, its devices.
 
-A fleet folder holds ``fleet.json``, the authority (``ca.key``, ``ca.crt``), the release key
-(``release.key``, ``release.pub``), ``aggregator/`` (an identity) and ``devices/NAME/`` of those enrolled.
+A fleet folder holds ``fleet.json``, the authority (``ca.key``, ``ca.crt``), the release
+``repository/`` with its ``offline/`` and ``online/`` keys and ``root.json``, which devices trust releases by,
+``aggregator/`` (an identity) and ``devices/NAME/`` of those enrolled.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -23,6 +25,8 @@ from marram.wire.topics import check_name
 
 from marram_cloud.enrolment import authority
 from marram_cloud.enrolment.authority import Authority, EnrolmentError
+from marram_cloud.releases.repository import create as repository
+from marram_cloud.releases.repository.create import Quorums
 
 AGGREGATOR = "aggregator"
 
@@ -50,17 +54,21 @@ class FleetFolder:
             ) from error
 
     @staticmethod
-    def create(path: Path, fleet: str, region: str) -> FleetFolder:
-        """Make the authority, the release key and the aggregator's identity. Raises EnrolmentError."""
+    def create(path: Path, fleet: str, region: str, models: Sequence[str] = ()) -> FleetFolder:
+        """Make the authority, the release repository with its keys and the aggregator's identity.
+
+        models: that will be released. Raises EnrolmentError, RepositoryError.
+        """
         try:
             check_name("fleet", fleet)
             check_name("region", region)
         except ValueError as error:
             raise EnrolmentError(str(error)) from error
         made = authority.create(path, fleet)
-        release_key = authority.new_key()
-        authority.write_private(path / "release.key", authority.private_pem(release_key))
-        (path / "release.pub").write_bytes(authority.public_pem(release_key.public_key()))
+        root = repository.create(
+            path / "repository", path / "offline", path / "online", models, Quorums(), datetime.now(UTC)
+        )
+        (path / "root.json").write_bytes(root)
         (path / "fleet.json").write_bytes(msgspec.json.encode(Fleet(fleet, region)) + b"\n")
         folder = FleetFolder(path)
         folder._identity(made, path / AGGREGATOR, Subject(fleet, region, "aggregator", AGGREGATOR))
@@ -139,5 +147,5 @@ class FleetFolder:
         authority.write_private(target / "device.key", authority.private_pem(key))
         (target / "device.crt").write_bytes(certificate.public_bytes(Encoding.PEM))
         (target / "ca.crt").write_bytes(issuer.certificate.public_bytes(Encoding.PEM))
-        shutil.copy(self.path / "release.pub", target / "release.pub")
+        shutil.copy(self.path / "root.json", target / "root.json")
         return certificate

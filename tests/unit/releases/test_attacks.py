@@ -23,7 +23,7 @@ from marram.wire.messages import Block
 from marram.wire.rollout import Plan, Rollout
 
 from tests.support.releases import released
-from tests.support.repository import Repository
+from tests.support.fleet_repository import Repository
 from tests.support.updates import Rig, rig
 
 DAY = 86400.0

@@ -13,7 +13,7 @@ from marram.learning.store import SampleStore, StoreSettings
 from marram.stream.blocks import Windows
 
 from tests.support.releases import released, spoilt
-from tests.support.repository import Repository
+from tests.support.fleet_repository import Repository
 from tests.support.updates import rig
 from tests.support.windows import SHOULDER, bundle, shoulder_windows
 

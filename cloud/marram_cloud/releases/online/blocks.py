@@ -22,7 +22,7 @@ MAX_REQUEST = 16 << 10
 _DEVICES = 8192
 # More the device asks for again: it sees by then what came, and a broker queues only so much for it.
 _ANSWERS = 64
-_OVERHEAD = 128
+_OVERHEAD = 96
 
 
 def read_request(payload: bytes) -> Fetch:
@@ -43,8 +43,11 @@ def locate(repository: Path, file: str) -> Path | None:
         return None
     path = repository.joinpath(*parts)
     # A link in the folder must not lead out of it.
-    inside = path.resolve().is_relative_to((repository / parts[0]).resolve())
-    return path if inside and path.is_file() else None
+    try:
+        inside = path.resolve().is_relative_to((repository / parts[0]).resolve())
+        return path if inside and path.is_file() else None
+    except OSError:
+        return None  # such as a name that is too long
 
 
 def runs(request: Fetch, size: int, most: int) -> Iterator[tuple[int, int]]:
@@ -52,6 +55,8 @@ def runs(request: Fetch, size: int, most: int) -> Iterator[tuple[int, int]]:
     bytes each."""
     most = max(1, most // request.block) * request.block if most >= request.block else most
     begin = end = 0
+    if not size:
+        yield 0, 0
     for block in _wanted(request):
         at, until = block * request.block, min((block + 1) * request.block, size)
         if at >= size:

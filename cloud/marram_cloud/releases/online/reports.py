@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
-from marram.storage import transaction
+from marram.storage import open_database, transaction
 from marram.wire.messages import Report
 
 from marram_cloud.releases.rollout.controller import Outcome
@@ -24,7 +25,6 @@ CREATE TABLE IF NOT EXISTS outcomes (
   PRIMARY KEY (target, device)
 ) WITHOUT ROWID;
 """
-FILE = "reports.db"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,11 @@ class Heard:
 
     report: Report
     heard: float
+
+
+def open_reports(state: Path) -> Reports:
+    """Those of an aggregator's state folder. Raises StorageError."""
+    return Reports(open_database(state / "reports.db", SCHEMA))
 
 
 @dataclass

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from marram.errors import MarramError
+from marram.errors import MarramError, StorageError
 from marram.wire.messages import Report
 from marram.wire.topics import Topics
 
@@ -55,7 +55,8 @@ class ReleaseService:
         self.blocks = BlockServer(self.store.repository.layout.path)
 
     def subscriptions(self) -> tuple[str, ...]:
-        return (self.topics.report("+"), self.topics.up("+", "fetch"))
+        """What the rounds' service does not take."""
+        return (self.topics.up("+", "fetch"),)
 
     def connected(self, now: float) -> None:
         """The link is up: make what the broker keeps what is published."""
@@ -84,9 +85,12 @@ class ReleaseService:
             self._again_at = now + _RETRY
 
     def take_report(self, device: str, report: Report, counter: int, now: float) -> None:
-        """A verified report of a device. Raises StorageError: then it was not taken."""
-        known = report.candidate in self._targets
-        if not self.reports.take(device, report, counter, now, known):
+        """A verified report of a device; one that cannot be kept now must not hold rounds up."""
+        try:
+            if not self.reports.take(device, report, counter, now, report.candidate in self._targets):
+                return
+        except StorageError as error:
+            log.error("a report of %s was not taken: %s", device, error)
             return
         self._news = True
         if report.stage == "rolled_back":

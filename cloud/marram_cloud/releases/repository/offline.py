@@ -33,7 +33,8 @@ from marram_cloud.releases.repository.lifetimes import lifetime
 from marram_cloud.releases.repository.publication import Signatures, staged_signatures
 from marram_cloud.releases.repository.targets import FileKind
 
-_RESERVED = (ROOT, TARGETS, SNAPSHOT, TIMESTAMP, ROLLOUT)
+_TOP = (ROOT, TARGETS, SNAPSHOT, TIMESTAMP)
+_RESERVED = (*_TOP, ROLLOUT)
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class OfflineRepository:
         """A model's role, without releases yet. signers: targets and release keys."""
         check_model(model)
         with self._edit() as (state, staged):
-            if model in state.roles or model in staged:
+            targets: Targets = staged.get(TARGETS, state.roles[TARGETS]).signed
+            if targets.delegations is not None and model in (targets.delegations.roles or {}):
                 raise RepositoryError(f"model {model!r} is in the repository already")
 
             def delegate(targets: Targets) -> None:
@@ -130,32 +132,36 @@ class OfflineRepository:
             return self._cosign(state, staged, role, signers)
 
     def rotate(
-        self, role: str, keys: RoleKeys, signers: Sequence[Signer], now: datetime
+        self, keys: Mapping[str, RoleKeys], signers: Sequence[Signer], now: datetime
     ) -> dict[str, Signatures]:
-        """Stage other keys for a role. signers: of the old and the new keys and of whoever vouches for them.
+        """Stage other keys for roles. signers: of the old and the new keys and of whoever vouches for them.
 
         Returns how far each piece of metadata that this takes is signed.
         """
         with self._edit() as (state, staged):
+            of_root = {role: one for role, one in keys.items() if role in _TOP}
+            of_targets = {role: one for role, one in keys.items() if role not in _TOP}
 
             def in_root(root: Root) -> None:
-                _replace_keys(root, role, keys)
+                for role, one in of_root.items():
+                    _replace_keys(root, role, one)
 
             def in_targets(targets: Targets) -> None:
-                delegate_role(targets, role, keys)
+                for role, one in of_targets.items():
+                    delegate_role(targets, role, one)
 
-            if role in (ROOT, TARGETS, SNAPSHOT, TIMESTAMP):
+            touched = []
+            if of_root:
                 self._change(state, staged, ROOT, in_root, signers, now)
-            elif role == ROLLOUT or role in state.models:
+                touched.append(ROOT)
+            if of_targets or TARGETS in of_root:
                 self._change(state, staged, TARGETS, in_targets, signers, now)
-            else:
-                raise RepositoryError(f"there is no role {role!r}; there are {', '.join(_roles(state))}")
-            if role == TARGETS or role in state.models:
-                self._change(state, staged, role, lambda signed: None, signers, now)
-            changed = {ROOT: ROOT, SNAPSHOT: ROOT, TIMESTAMP: ROOT, ROLLOUT: TARGETS}.get(role, role)
-            above = ROOT if role == TARGETS else TARGETS
-            touched = (changed,) if role in _RESERVED and role != TARGETS else (above, role)
-            return {one: staged_signatures(state, staged, one) for one in touched}
+                touched.append(TARGETS)
+            for role in of_targets:
+                if role != ROLLOUT:
+                    self._change(state, staged, role, lambda signed: None, signers, now)
+                    touched.append(role)
+            return {role: staged_signatures(state, staged, role) for role in touched}
 
     def keys_of(self, role: str) -> RoleKeys:
         """The keys that a role has, what is staged counted in. Raises RepositoryError."""
@@ -208,20 +214,22 @@ class OfflineRepository:
         if role in before and lacking.missing and staged_signatures(state, before, role).signed:
             raise RepositoryError(
                 f"what is staged for {role} has signatures that this change would undo, and the keys at hand "
-                f"are too few: {'publish it first' if role in before else ''}, or `release discard {role}`"
+                f"are too few: have it signed and published first, or `release discard {role}`"
             )
-        self.layout.stage(role, new)
 
     def _cosign(
-        self, state: State, staged: Mapping[str, AnyMetadata], role: str, signers: Sequence[Signer]
+        self, state: State, staged: dict[str, AnyMetadata], role: str, signers: Sequence[Signer]
     ) -> Signatures:
-        lacking = _add_signatures(state, staged, role, signers)
-        self.layout.stage(role, staged[role])
-        return lacking
+        staged[role] = copy(staged[role])
+        return _add_signatures(state, staged, role, signers)
 
 
 class _Edit:
-    """The repository locked and read: what is published, and what is staged (which is then changed)."""
+    """The repository locked and read: what is published, and what is staged, to be changed and then written.
+
+    What others rest on is written last, so that after a power cut nothing is staged that waits for a
+    signature which nobody has made.
+    """
 
     def __init__(self, layout: Layout) -> None:
         self._layout, self._lock = layout, layout.lock()
@@ -229,13 +237,24 @@ class _Edit:
     def __enter__(self) -> tuple[State, dict[str, AnyMetadata]]:
         self._lock.__enter__()
         try:
-            return self._layout.load(), self._layout.load_staged()
+            state, self._before = self._layout.load(), self._layout.load_staged()
         except BaseException:
             self._lock.__exit__(None, None, None)
             raise
+        self._staged = dict(self._before)
+        return state, self._staged
 
-    def __exit__(self, *details: object) -> None:
-        self._lock.__exit__(None, None, None)
+    def __exit__(self, failure: type[BaseException] | None, *details: object) -> None:
+        try:
+            if failure is None:
+                last = (TARGETS, ROOT)
+                for role in sorted(
+                    self._staged, key=lambda role: last.index(role) + 1 if role in last else 0
+                ):
+                    if self._staged[role] is not self._before.get(role):
+                        self._layout.stage(role, self._staged[role])
+        finally:
+            self._lock.__exit__(None, None, None)
 
 
 def check_model(model: str) -> str:
@@ -271,7 +290,7 @@ def _replace_keys(root: Root, role: str, keys: RoleKeys) -> None:
 
 
 def _delegator(state: State, staged: Mapping[str, AnyMetadata], role: str) -> Root | Targets:
-    if role in (ROOT, TARGETS, SNAPSHOT, TIMESTAMP):
+    if role in _TOP:
         return cast(Root, staged.get(ROOT, state.root).signed)
     return cast(Targets, staged.get(TARGETS, state.roles[TARGETS]).signed)
 

@@ -101,7 +101,9 @@ def _choose(state: State, usable: dict[str, AnyMetadata], waiting: dict[str, str
     if targets is not None and lacking:
         waiting[TARGETS] = "; ".join(f"waits for {model}, which {why}" for model, why in lacking.items())
         targets = None
-        models, lacking = _models(state, usable, state.roles[TARGETS])
+        # Published by the old keys now, they could not be signed by the new ones any more.
+        others = {role: one for role, one in usable.items() if role not in lacking}
+        models, _ = _models(state, others, state.roles[TARGETS])
     current = targets or state.roles[TARGETS]
     if root is not None and signatures(root.signed, TARGETS, current).missing:
         waiting[ROOT] = f"waits for {TARGETS} to be signed by the new keys"

@@ -75,6 +75,14 @@ def kind_of(path: Path) -> FileKind:
     raise RepositoryError(f"{path}: expected a name that ends in .marram, .onnx or .tflite")
 
 
+def read_file(path: Path) -> bytes:
+    """A release's content. Raises RepositoryError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise RepositoryError(f"{path}: cannot be read: {error.strerror}") from error
+
+
 def target_files(
     model: str, version: str, kind: FileKind, content: bytes, sequence: int
 ) -> list[tuple[TargetFile, bytes]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from marram.config.values import read_duration
 from marram.errors import MarramError
 from marram.wire.rollout import Plan
 
@@ -39,6 +40,14 @@ class Audience:
         raise RolloutError(
             f"{text!r} names no devices: expected 5% (or so), all, group:NAME (a tag) or device:NAME"
         )
+
+
+def read_soak(text: str) -> int:
+    """Whole seconds out of ``1h`` and so on. Raises RolloutError."""
+    try:
+        return round(read_duration(text))
+    except ValueError as error:
+        raise RolloutError(f"{text!r} is no duration: expected such as 30m, 1h or 2d") from error
 
 
 def describe(plan: Plan) -> str:

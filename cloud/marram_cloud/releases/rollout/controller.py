@@ -73,10 +73,11 @@ def decide(
     """
     if plan.paused:
         return Wait("paused")
+    began = schedule.began / 1000
     committed = {name: one for name, one in outcomes.items() if one.stage == "committed"}
     failed = {name: one for name, one in outcomes.items() if one.stage == "rolled_back"}
     members = {name for name in online if name in outcomes or plan.includes(name, ())} | set(committed)
-    reason = _too_many_failures(schedule.began, committed, failed, members, limits)
+    reason = _too_many_failures(began, committed, failed, members, limits)
     if reason:
         return Stop(reason)
     if not schedule.then:
@@ -84,7 +85,7 @@ def decide(
     needed = max(1, math.ceil(limits.enough * len(members)))
     if len(committed) < needed:
         return Wait(f"{len(committed)} of {needed} devices run it")
-    last = max(schedule.began, sorted(one.changed for one in committed.values())[needed - 1])
+    last = max(began, sorted(one.changed for one in committed.values())[needed - 1])
     if now < last + schedule.soak:
         return Wait(f"soaks for another {last + schedule.soak - now:.0f} s")
     return Advance()

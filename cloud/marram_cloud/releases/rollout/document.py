@@ -6,6 +6,8 @@ target's ``custom``, so that no crash can part them. Pure: every change gives a 
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 from marram.wire.rollout import Plan, Rollout
 
@@ -16,12 +18,16 @@ _KEPT = 16
 
 
 class Schedule(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Of one release. began: when its stage began or was resumed, Unix s. then: audiences of later stages, in
-    order. soak: seconds between enough devices that run it and the next stage. paused: why it is."""
+    """Of one release. began: when its stage began or was resumed, Unix ms. then: audiences of later stages.
 
-    began: float
+    soak: seconds between enough devices that run it and the next stage. paused: why it is.
+
+    Integers, because signed JSON has no others.
+    """
+
+    began: int
     then: tuple[str, ...] = ()
-    soak: float = 0.0
+    soak: int = 0
     paused: str = ""
 
 
@@ -40,7 +46,7 @@ class Document(msgspec.Struct, frozen=True):
 
     def promoted(
         self, release: Release, audience: Audience, now: float, *, then: tuple[str, ...] = (),
-        soak: float = 0.0, narrow: bool = False,
+        soak: int = 0, narrow: bool = False,
     ) -> Document:  # fmt: skip
         """More devices run a release; it goes on if it was paused. Raises RolloutError.
 
@@ -66,7 +72,7 @@ class Document(msgspec.Struct, frozen=True):
                 plan = _widened(old, audience)
             plan = msgspec.structs.replace(plan, paused=False)
             plans = tuple(plan if one is old else one for one in self.rollout.plans)
-        return self._with(plans, {release.path: Schedule(now, then, soak)})
+        return self._with(plans, {release.path: Schedule(_milliseconds(now), then, soak)})
 
     def paused(self, target: str, reason: str) -> Document:
         """No further device begins. Raises RolloutError when the release is not being rolled out."""
@@ -74,7 +80,7 @@ class Document(msgspec.Struct, frozen=True):
 
     def resumed(self, target: str, now: float) -> Document:
         """Go on; failures from before count no more."""
-        return self._pause(target, False, paused="", began=now)
+        return self._pause(target, False, paused="", began=_milliseconds(now))
 
     def advanced(self, target: str, now: float) -> Document:
         """The next stage of the schedule."""
@@ -82,7 +88,8 @@ class Document(msgspec.Struct, frozen=True):
         wider = _widened(plan, Audience.parse(schedule.then[0]))
         plans = tuple(wider if one is plan else one for one in self.rollout.plans)
         return self._with(
-            plans, {target: msgspec.structs.replace(schedule, began=now, then=schedule.then[1:])}
+            plans,
+            {target: msgspec.structs.replace(schedule, began=_milliseconds(now), then=schedule.then[1:])},
         )
 
     def revoked(self, sha256: str) -> Document:
@@ -103,13 +110,17 @@ class Document(msgspec.Struct, frozen=True):
         plans = tuple(
             msgspec.structs.replace(one, paused=pause) if one is plan else one for one in self.rollout.plans
         )
-        schedule = self.schedules.get(target, Schedule(0.0))
+        schedule = self.schedules.get(target, Schedule(0))
         return self._with(plans, {target: msgspec.structs.replace(schedule, **changes)})
 
     def _with(self, plans: tuple[Plan, ...], schedules: dict[str, Schedule]) -> Document:
         merged = {**self.schedules, **schedules}
         kept = {plan.target: merged[plan.target] for plan in plans if plan.target in merged}
         return Document(msgspec.structs.replace(self.rollout, plans=plans), kept)
+
+
+def _milliseconds(now: float) -> int:
+    return math.ceil(now * 1000)
 
 
 def _widened(plan: Plan, audience: Audience) -> Plan:

@@ -39,8 +39,7 @@ class RolloutStore:
             after = change(before, release)
             if after != before:
                 content = msgspec.json.encode(after.rollout)
-                # As text: signed metadata (canonical JSON) has no numbers with a fraction.
-                custom = {"stages": msgspec.json.encode(after.schedules).decode()}
+                custom = {"stages": msgspec.to_builtins(after.schedules)}
                 when = datetime.fromtimestamp(now, UTC)
                 self.repository.put_target(state, _path(model), content, custom, when)
         return after
@@ -53,7 +52,7 @@ def read(layout: Layout, state: State, model: str) -> Document:
         return Document.empty(model)
     rollout = msgspec.json.decode(layout.read_target(file), type=Rollout)
     custom = file.custom or {}
-    return Document(rollout, msgspec.json.decode(custom.get("stages", "{}"), type=dict[str, Schedule]))
+    return Document(rollout, msgspec.convert(custom.get("stages", {}), dict[str, Schedule]))
 
 
 def _model(state: State, model: str) -> Targets:
