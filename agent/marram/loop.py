@@ -16,6 +16,7 @@ from marram.errors import MarramError
 log = logging.getLogger(__name__)
 
 _IDLE = 5.0
+_SET_BACK = 60.0
 
 
 class Member(Protocol):
@@ -26,7 +27,9 @@ class Member(Protocol):
         """When ``wake`` is due (Unix s), or None."""
         ...
 
-    def wake(self, now: float) -> None: ...
+    def wake(self, now: float) -> None:
+        """It is due; early, when the clock was set back."""
+        ...
 
 
 class Loop:
@@ -37,6 +40,7 @@ class Loop:
         self._calls: queue.SimpleQueue[Callable[[float], None] | None] = queue.SimpleQueue()
         self._members: list[Member] = []
         self._held: dict[int, float] = {}
+        self._latest = 0.0
         self.beat = time.monotonic()
 
     def add(self, member: Member) -> None:
@@ -71,6 +75,13 @@ class Loop:
 
     def _wake(self) -> None:
         now = self.clock()
+        # Times that were set by a clock that was wrong would be waited for, perhaps for years.
+        set_back, self._latest = now < self._latest - _SET_BACK, now
+        if set_back:
+            self._held.clear()
+            for member in self._members:
+                if member.wake_at is not None:
+                    self._guard(member.wake)
         for member in self._members:
             at = self._due(member)
             if at is not None and now >= at and not self._guard(member.wake):

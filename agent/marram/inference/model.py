@@ -172,5 +172,5 @@ def _floats(outputs: dict[str, Array], name: str, shape: tuple[int, ...]) -> NDA
         raise ProgramError(f"the program's output {name!r} should have shape {shape}, has {found}")
     floats = value.astype(np.float32, copy=False)
     if not np.isfinite(floats).all():
-        raise NotFiniteError(f"the program's output {name!r} holds values that are not finite")
+        raise NotFiniteError(f"the program's output {name!r} holds NaN or infinity")
     return floats

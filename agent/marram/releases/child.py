@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import IO
 
 import msgspec
@@ -30,7 +31,11 @@ class Child:
     """
 
     def __init__(
-        self, module: str, kind: type, heard: Callable[[msgspec.Struct | ChildError], None], timeout: float
+        self,
+        module: str,
+        kind: type[msgspec.Struct],
+        heard: Callable[[msgspec.Struct | ChildError], None],
+        timeout: float,
     ) -> None:
         self._module, self._kind, self._heard, self._timeout = module, kind, heard, timeout
         self._frames: queue.SimpleQueue[msgspec.Struct | None] = queue.SimpleQueue()
@@ -77,7 +82,8 @@ class Child:
 
     def _write(self) -> None:
         assert self._process.stdin is not None
-        with self._process.stdin as stream:
+        # Closing writes what is left to a process that may be gone.
+        with suppress(OSError), self._process.stdin as stream:
             while (frame := self._frames.get()) is not None:
                 try:
                     write_frame(stream, frame)

@@ -87,12 +87,13 @@ def look(job: Job, transport: Transport, begun: Callable[[Release], None]) -> Ou
         rollout = _rollout(client, job)
         withdrawn = _withdrawn(client, rollout, job)
         outcome = msgspec.structs.replace(outcome, withdrawn=withdrawn, revoked=rollout.revoked)
-        plan = rollout.assigned(job.device, job.tags, "" if withdrawn else job.running)
-        if plan is None or plan.sha256 == job.running:
+        plan = rollout.assigned(job.device, job.tags, job.running)
+        if withdrawn or plan is None or plan.sha256 == job.running:
+            # What is withdrawn is left first, at once; what comes in its place is the next look's.
             return outcome
         if plan.sha256 in job.refused:
             return msgspec.structs.replace(outcome, refused=plan.target)
-        release, info = _signed(client, plan, job, withdrawn)
+        release, info = _signed(client, plan, job)
         begun(release)
         index = client.index(plan.target, release.size)
         spool = client.download(info, index, Path(job.spool), [Path(path) for path in job.held])
@@ -139,7 +140,7 @@ def _withdrawn(client: Client, rollout: Rollout, job: Job) -> str:
     return ""
 
 
-def _signed(client: Client, plan: Plan, job: Job, withdrawn: str) -> tuple[Release, TargetFile]:
+def _signed(client: Client, plan: Plan, job: Job) -> tuple[Release, TargetFile]:
     """What the model's own keys say of the plan's target; they and not the roll-out's key are believed."""
     from marram.releases.tuf_client import UntrustedError
 
@@ -157,7 +158,7 @@ def _signed(client: Client, plan: Plan, job: Job, withdrawn: str) -> tuple[Relea
         raise UntrustedError(f"{plan.target}: its signed description cannot be used: {error}") from error
     if custom.get("model") != job.model or release.target != f"{job.model}/{release.version}.{release.kind}":
         raise UntrustedError(f"{plan.target}: is signed as {custom.get('model')!r} {release.version!r}")
-    if release.sequence <= job.sequence and not withdrawn:
+    if release.sequence <= job.sequence:
         raise UntrustedError(
             f"{plan.target}: is older (number {release.sequence}) than what this device has run already "
             f"(number {job.sequence}); revoke the newer release to go back"

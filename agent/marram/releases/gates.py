@@ -46,17 +46,15 @@ class Measured(msgspec.Struct, frozen=True, tag=True):
 
 
 def judge(candidate: Measured, running: Measured, limits: Limits) -> str:
-    """Why the candidate may not run; "" when it may. running: the same measured of the running model."""
-    for reason in (
+    """Why the candidate may not run, all reasons; "" when it may. running: measured of the running model."""
+    reasons = (
         _failures(candidate),
         _latency(candidate, running, limits),
         _memory(candidate, running, limits),
         _accuracy(candidate, limits),
         _agreement(candidate, limits),
-    ):
-        if reason:
-            return reason
-    return ""
+    )
+    return "; ".join(reason for reason in reasons if reason)
 
 
 def _failures(candidate: Measured) -> str:
@@ -82,7 +80,7 @@ def _latency(candidate: Measured, running: Measured, limits: Limits) -> str:
 
 def _memory(candidate: Measured, running: Measured, limits: Limits) -> str:
     most = max(limits.memory * running.memory, running.memory + _MEMORY_ALWAYS)
-    if candidate.memory <= most:
+    if not running.memory or candidate.memory <= most:
         return ""
     return (
         f"takes {candidate.memory / 2**20:.0f} MiB of memory, the running model "

@@ -223,7 +223,7 @@ class Machine:
             case Damaged():
                 return self._back(event.reason, (), now, for_good=False)
             case Withdrawn():
-                return self._back(event.reason, event.revoked, now)
+                return self._withdrawn(event.reason, event.revoked, now)
             case Retry():
                 self._set(refused=())
         return []
@@ -339,10 +339,10 @@ class Machine:
         return [Tell()]
 
     def _trialled(self, refusal: str, now: float) -> list[Action]:
-        candidate = self._at("trial") or self._at("preflighted")
-        if candidate is None:
-            return []
-        return self._refuse(refusal, now) if refusal else [Run(candidate)]
+        candidate = self._at("trial")
+        if refusal and (candidate or self._at("preflighted")):
+            return self._refuse(refusal, now)
+        return [Run(candidate)] if candidate is not None else []
 
     def _ran(self, refusal: str, now: float) -> list[Action]:
         candidate = self._at("trial")
@@ -387,6 +387,14 @@ class Machine:
             last=Last("rolled_back", committed.release.target, reason, now),
         )
         return [Return(previous, reason), Tell()]
+
+    def _withdrawn(self, reason: str, revoked: tuple[str, ...], now: float) -> list[Action]:
+        actions = self._back(reason, revoked, now)
+        if actions:
+            # The way back to an older release is open: its keys' holders have said so.
+            committed = self.state.committed
+            self._set(sequence=committed.release.sequence if committed is not None else -1)
+        return actions
 
     def _refuse(self, reason: str, now: float, for_good: bool = True) -> list[Action]:
         candidate = self.state.candidate

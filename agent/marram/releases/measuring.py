@@ -37,7 +37,7 @@ class Subject:
         configured = read(Path(self.candidate.configured))
         before = _resident("VmRSS")
         _forget_peak()
-        bundle = read_bundle(Path(self.candidate.file), self.candidate.kind, configured)
+        bundle = read_bundle(Path(self.candidate.file), self.candidate.kind, self.candidate.name, configured)
         if bundle.manifest.family != configured.manifest.family:
             raise BundleError(
                 f"{bundle.manifest.name} {bundle.manifest.version}: is of another family than the configured "

@@ -33,7 +33,7 @@ class Slots:
         content = _content(path)
         if hashlib.sha256(content).hexdigest() != release.sha256:
             raise BundleError(f"{path}: is not the file that was signed as {release.target}")
-        return as_bundle(content, release.kind, str(path), self.configured)
+        return as_bundle(content, release.kind, release.target, self.configured)
 
     def place(self, spooled: Path, slot: Slot) -> None:
         """Move a verified file into a slot. Raises StorageError."""
@@ -54,9 +54,9 @@ def as_bundle(content: bytes, kind: Kind, source: str, configured: Bundle) -> Bu
     raise BundleError(f"{source}: is a bare {kind} file, but the YAML's model is a bundle; release a bundle")
 
 
-def read_bundle(path: Path, kind: Kind, configured: Bundle) -> Bundle:
-    """As ``as_bundle``, from a file."""
-    return as_bundle(_content(path), kind, str(path), configured)
+def read_bundle(path: Path, kind: Kind, name: str, configured: Bundle) -> Bundle:
+    """As ``as_bundle``, from a file; ``name`` is what errors call it."""
+    return as_bundle(_content(path), kind, name, configured)
 
 
 def _content(path: Path) -> bytes:

@@ -105,8 +105,11 @@ class Outcome(msgspec.Struct, frozen=True, tag=True):
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """A model file to try. configured: file of the YAML's bundle. memory: bytes that the child may take."""
+    """A model file to try. name: for people. configured: file of the YAML's bundle. memory: bytes that the
+    child may take.
+    """
 
+    name: str
     file: str
     kind: Kind
     configured: str

@@ -119,7 +119,7 @@ class Trying:
     def _run(
         self,
         module: str,
-        kind: type,
+        kind: type[msgspec.Struct],
         job: msgspec.Struct,
         timeout: float,
         heard: Callable[..., None],

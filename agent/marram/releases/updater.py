@@ -39,8 +39,8 @@ from marram.wire.topics import Topics
 
 log = logging.getLogger(__name__)
 
-_TICK = 5.0
 _AGAIN = 60.0
+_LONGEST_SILENCE = 600.0
 
 
 class Inference(Protocol):
@@ -85,7 +85,7 @@ class Place:
 class Updater:
     """See the module's docstring. changed: called when another model has been put in front of inference.
 
-    minute: of the local day.
+    minute: of the local day. tick: seconds between two looks at what is not announced.
     """
 
     settings: Releases
@@ -99,6 +99,7 @@ class Updater:
     hold: Hold
     minute: Callable[[], int]
     changed: Callable[[], None]
+    tick: float = 5.0
     wake_at: float | None = 0.0
     checked: float = 0.0
     problem: str = ""
@@ -181,7 +182,9 @@ class Updater:
 
     def wake(self, now: float) -> None:
         """See what is due."""
-        if self.look.wake_at is not None and now >= self.look.wake_at:
+        # Where the clock was set back, what was due later than it can be is due now.
+        self._next_look = min(self._next_look, now + self.settings.every)
+        if self.look.wake_at is not None and not now < self.look.wake_at < now + _LONGEST_SILENCE:
             self.look.wake(now)
         self._watch(now)
         waits = waits_for(self.hold, self.settings.hours, self.minute())
@@ -190,7 +193,7 @@ class Updater:
             self._run(self._to_run, now)
         if self.look.pid is None and self.trying.pid is None and now >= self._next_look:
             self._perhaps_look(waits, now)
-        due = (now + _TICK, self.look.wake_at, self._next_look if self._next_look > now else None)
+        due = (now + self.tick, self.look.wake_at, self._next_look if self._next_look > now else None)
         self.wake_at = min(at for at in due if at is not None)
 
     # ---- looking
@@ -270,7 +273,9 @@ class Updater:
                 release.target, outcome.fetched, outcome.reused, outcome.resumed,
             )  # fmt: skip
             self._place(release, now)
-        elif self._news != self._looked_for or outcome.withdrawn:
+        elif outcome.withdrawn:
+            self._look_within(0.0, now)
+        elif self._news != self._looked_for:
             self._look_within(self.settings.spread, now)
 
     def _failed(self, outcome: Outcome, now: float) -> None:
@@ -324,8 +329,8 @@ class Updater:
         kind: Kind = running.release.kind if running else "marram"
         try:
             self.trying.preflight(
-                self._trial(self.installation.running_file, kind),
-                self._trial(self._file(candidate), candidate.release.kind),
+                self._trial("the running model", self.installation.running_file, kind),
+                self._trial(candidate.release.target, self._file(candidate), candidate.release.kind),
                 lambda refusal, now: self._tell(machines.Preflighted(refusal), now),
             )
         except ChildError as error:
@@ -334,7 +339,7 @@ class Updater:
     def _try(self, candidate: Candidate, now: float) -> None:
         try:
             self.trying.trial(
-                self._trial(self._file(candidate), candidate.release.kind),
+                self._trial(candidate.release.target, self._file(candidate), candidate.release.kind),
                 verdicts(self.installation.slots.configured.manifest),
                 lambda now: self._tell(machines.TrialBegun(), now),
                 lambda refusal, now: self._tell(machines.Trialled(refusal), now),
@@ -473,10 +478,10 @@ class Updater:
         assert candidate.slot is not None
         return self.installation.slots.path(candidate.slot)
 
-    def _trial(self, file: Path, kind: Kind) -> Trial:
+    def _trial(self, name: str, file: Path, kind: Kind) -> Trial:
         at = self.at
         return Trial(
-            str(file), kind, self._configured, at.threads, at.providers, self.settings.memory, at.nice
+            name, str(file), kind, self._configured, at.threads, at.providers, self.settings.memory, at.nice
         )
 
 

@@ -1,0 +1,132 @@
+"""A device follows a real repository: what it takes, what it rolls back, and what it goes through for that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.releases import infer, released
+from tests.support.fleet_repository import Repository
+from tests.support.updates import Rig, rig
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    return Repository.create(tmp_path / "fleet")
+
+
+def test_a_good_release_is_fetched_tried_and_committed_over_mqtt(
+    repository: Repository, tmp_path: Path
+) -> None:
+    repository.release(released("1"), "1")
+    with rig(tmp_path / "device", repository) as device:
+        device.until_stage("committed")
+        assert device.running == "shoulder/1.marram"
+        assert device.inference.model.name == "shoulder 1"
+        device.until("the report", lambda: device.link.reports[-1].stage == "committed")
+        stages = [report.stage for report in device.link.reports]
+        order = ["idle", "fetching", "verified", "preflighted", "trial", "committed"]
+        assert [stage for stage in order if stage in stages] == order
+        assert device.link.reports[-1].running == "shoulder/1.marram"
+        device.until("confirmed", lambda: bool(device.installation.machine.running.confirmed))
+        assert device.inference.failed == 0
+        assert device.inference.fallback is None
+
+
+def test_over_https(repository: Repository, tmp_path: Path) -> None:
+    from marram.config.schema import Releases, Trial
+
+    repository.release(released("1"), "1")
+    with repository.served() as server:
+        settings = Releases(url=server.url, trial=Trial(windows=40, confirm=60))
+        with rig(tmp_path / "device", repository, releases=settings, over_mqtt=False) as device:
+            device.until_stage("committed")
+            assert not device.link.fetches
+    assert device.running == "shoulder/1.marram"
+
+
+BAD = {
+    "nan": (released("1", infer=infer("nan")), "NaN"),
+    "hungry": (released("1", infer=infer("hungry")), "memory"),
+    "zeros": (released("1", infer=infer("fine")), "agrees"),
+}
+
+
+@pytest.mark.parametrize(("content", "why"), BAD.values(), ids=BAD)
+def test_a_bad_release_is_rolled_back_for_its_reason(
+    repository: Repository, tmp_path: Path, content: bytes, why: str
+) -> None:
+    repository.release(content, "1")
+    with rig(tmp_path / "device", repository) as device:
+        reason = device.until_stage("rolled_back")
+        assert why in reason
+        assert device.running == ""
+        assert device.inference.model.name == "shoulder 0"
+        assert device.inference.failed == 0
+        # It is never fetched again.
+        before = len(device.link.fetches)
+        device.check()
+        device.until("the look", lambda: "refused here before" in device.updater.problem)
+        assert all("/targets/shoulder" not in one.file for one in device.link.fetches[before:])
+
+
+def test_the_next_good_release_after_a_bad_one_is_taken(repository: Repository, tmp_path: Path) -> None:
+    repository.release(BAD["nan"][0], "1")
+    with rig(tmp_path / "device", repository) as device:
+        device.until_stage("rolled_back")
+        repository.release(released("2"), "2")
+        device.check()
+        device.until_stage("committed")
+    assert device.running == "shoulder/2.marram"
+
+
+def test_what_is_revoked_goes_back_to_what_ran_before(repository: Repository, tmp_path: Path) -> None:
+    repository.release(released("1"), "1")
+    with rig(tmp_path / "device", repository) as device:
+        for version in ("1", "2"):
+            if version == "2":
+                repository.release(released("2"), "2")
+                device.check()
+            device.until("committed", lambda v=version: device.running == f"shoulder/{v}.marram")
+            device.until("confirmed", lambda: bool(device.installation.machine.running.confirmed))
+        repository.revoke("2")
+        device.check()
+        device.until("version 1", lambda: device.running == "shoulder/1.marram")
+        device.until("the reason", lambda: any("revoked" in one.reason for one in device.link.reports))
+        device.until("the report", lambda: device.link.reports[-1].running == "shoulder/1.marram")
+        assert device.inference.model.name == "shoulder 1"
+
+
+def test_only_what_changed_is_fetched(repository: Repository, tmp_path: Path) -> None:
+    repository.release(released("1"), "1")
+    with rig(tmp_path / "device", repository) as device:
+        device.until_stage("committed")
+        device.until("confirmed", lambda: bool(device.installation.machine.running.confirmed))
+    assert device.link.bytes_in < len(released("1")) / 2
+
+
+def test_a_held_device_changes_nothing_until_it_may(repository: Repository, tmp_path: Path) -> None:
+    repository.release(released("1"), "1")
+    device = Rig(tmp_path / "device", repository)
+    device.hold.set("stock-taking")
+    device.start()
+    try:
+        device.until("windows", lambda: device.inference.predicted > 200)
+        assert device.told[0] == "idle"
+        device.hold.lift()
+        device.until_stage("committed")
+    finally:
+        device.stop()
+
+
+def test_after_a_restart_the_committed_release_runs(repository: Repository, tmp_path: Path) -> None:
+    repository.release(released("1"), "1")
+    with rig(tmp_path / "device", repository) as device:
+        device.until_stage("committed")
+    again = device.again()
+    try:
+        assert again.inference.model.name == "shoulder 1"
+        again.until("confirmed", lambda: bool(again.installation.machine.running.confirmed))
+    finally:
+        again.stop()
