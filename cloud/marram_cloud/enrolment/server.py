@@ -12,6 +12,7 @@ import base64
 import binascii
 import logging
 import signal
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -30,6 +31,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from marram_cloud.enrolment import authority
+from marram_cloud.enrolment.authority import EnrolmentError
 from marram_cloud.enrolment.backoff import Backoff
 from marram_cloud.enrolment.files import FleetFolder
 from marram_cloud.enrolment.peer import PeerProtocol, peer_certificate
@@ -153,8 +155,6 @@ def serve(folder: FleetFolder, host: str, port: int, hosts: tuple[str, ...]) -> 
 
         config = uvicorn.Config(
             Starlette(routes=server.routes(), lifespan=lifespan),
-            host=host,
-            port=port,
             http=PeerProtocol,
             ws="none",
             ssl_certfile=pem,
@@ -169,7 +169,17 @@ def serve(folder: FleetFolder, host: str, port: int, hosts: tuple[str, ...]) -> 
         config.load()
         assert config.ssl is not None
         config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
-        uvicorn.Server(config).run()
+        with _listen(host, port) as listener:
+            log.info("enrolment of fleet %s on %s:%d", folder.fleet.fleet, host, port)
+            uvicorn.Server(config).run([listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise EnrolmentError(f"{host}:{port}: cannot be listened on: {error.strerror}") from error
 
 
 async def _chores(folder: FleetFolder, hosts: tuple[str, ...], config: uvicorn.Config) -> None:
