@@ -49,7 +49,7 @@ class Scene:
 
 @dataclass
 class Client:
-    """A client with the identity of a folder. connect: whether the broker lets it in."""
+    """A client with the identity of a folder. accepted: whether the broker let it in. lost: connections."""
 
     fleet: FleetFolder
     port: int
@@ -68,15 +68,19 @@ class Client:
         context.load_cert_chain(certificate, certificate.with_suffix(".key"))
         self._client.tls_set_context(context)
         self._answered = threading.Event()
-        self.accepted = False
+        self.accepted, self.lost = False, 0
         self._client.on_connect = self._connected
-        self._client.on_disconnect = lambda *_: self._answered.set()
+        self._client.on_disconnect = self._disconnected
         self._client.on_message = lambda _, __, one: self.heard.append((one.topic, one.payload))
 
     def _connected(
         self, client: object, userdata: object, flags: object, code: paho.ReasonCode, _: object
     ) -> None:
         self.accepted = not code.is_failure
+        self._answered.set()
+
+    def _disconnected(self, *_: object) -> None:
+        self.lost += 1
         self._answered.set()
 
     def __enter__(self) -> Client:
@@ -191,7 +195,7 @@ def test_a_device_cannot_drive_another_off_under_its_client_name(scene: Scene) -
         with scene.client(scene.fleet.path / "devices" / "b", "north-a") as b:
             assert a.may_write(TOPICS.state("a"))
             assert b.may_write(TOPICS.state("b"))
-        assert a.may_write(TOPICS.state("a"))
+        assert (a.lost, b.lost) == (0, 1)  # b by its own will
 
 
 def test_only_clients_with_a_certificate_that_is_valid_for_clients_get_in(
