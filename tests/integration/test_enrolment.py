@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import socket
 import subprocess
@@ -13,15 +12,15 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from marram.wire import certificates, revocation
 from marram.wire.certificates import Subject
 from marram.wire.tokens import Token
 from marram_cloud.enrolment import authority
 from marram_cloud.enrolment.files import FleetFolder
 
-from tests.support.enrolment import EnrolmentServer, basic, request
+from tests.support.enrolment import EnrolmentServer, basic, issued, request
 from tests.support.fleet import run
+from tests.support.secured import write_identity
 
 ENROL, RENEW = "est/simpleenroll", "est/simplereenroll"
 
@@ -30,19 +29,6 @@ ENROL, RENEW = "est/simpleenroll", "est/simplereenroll"
 def server(tmp_path: Path) -> Iterator[EnrolmentServer]:
     with EnrolmentServer(FleetFolder.create(tmp_path / "fleet", "dunes", "north"), tmp_path) as running:
         yield running
-
-
-def issued(body: bytes) -> x509.Certificate:
-    """The certificate in an answer."""
-    [certificate] = pkcs7.load_der_pkcs7_certificates(base64.b64decode(body))
-    return certificate
-
-
-def write_identity(folder: Path, certificate: x509.Certificate, key: object) -> tuple[Path, Path]:
-    folder.mkdir(exist_ok=True)
-    (folder / "device.crt").write_bytes(certificate.public_bytes(Encoding.PEM))
-    (folder / "device.key").write_bytes(authority.private_pem(key))  # type: ignore[arg-type]
-    return folder / "device.crt", folder / "device.key"
 
 
 # What docs/enrolment.md tells an operator to type, with the authority checked against the token.
