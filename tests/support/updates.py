@@ -31,8 +31,8 @@ from marram.wire.signed import read as read_message
 from marram.wire.topics import Topics
 from marram_cloud.releases.online.blocks import BlockServer
 
-from tests.support.identities import author
 from tests.support.fleet_repository import MODEL, Repository
+from tests.support.identities import author
 from tests.support.windows import SHOULDER, shoulder_windows
 
 DEVICE = "device-1"

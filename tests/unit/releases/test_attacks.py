@@ -22,8 +22,8 @@ from marram.wire import cbor
 from marram.wire.messages import Block
 from marram.wire.rollout import Plan, Rollout
 
-from tests.support.releases import released
 from tests.support.fleet_repository import Repository
+from tests.support.releases import released
 from tests.support.updates import Rig, rig
 
 DAY = 86400.0

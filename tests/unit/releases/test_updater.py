@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.releases import infer, released
 from tests.support.fleet_repository import Repository
+from tests.support.releases import infer, released
 from tests.support.updates import Rig, rig
 
 
