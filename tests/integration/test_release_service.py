@@ -109,6 +109,7 @@ def test_a_release_is_signed_published_promoted_watched_and_stopped(scene: tuple
         file = layout.load().roles[MODEL].signed.targets["shoulder/5.marram"]
         path = layout.target(file).relative_to(layout.path)
         assert fetcher.get(str(path)) == released("5")
+        assert fleet.aggregator.refused() == {}
 
         for number, name in enumerate(("device-1", "device-2"), start=2):
             introduce(fleet, client, name, number, "rolled_back", "the trial was worse")
