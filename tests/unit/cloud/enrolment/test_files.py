@@ -34,7 +34,8 @@ def test_a_new_fleet_has_its_authority_its_release_repository_and_its_aggregator
     assert sorted(name for name in snapshot(folder.path) if not name.startswith("repository/")) == [
         "aggregator/ca.crt", "aggregator/device.crt", "aggregator/device.key", "aggregator/root.json",
         "ca.crl", "ca.crt", "ca.key", "enrolment.db", "fleet.json", "offline/release-1.pem",
-        "offline/root-1.pem", "offline/targets-1.pem", "online/rollout-1.pem", "online/snapshot-1.pem", "online/timestamp-1.pem",
+        "offline/root-1.pem", "offline/targets-1.pem", "online/rollout-1.pem", "online/snapshot-1.pem",
+        "online/timestamp-1.pem",
         "root.json",
     ]  # fmt: skip
     root = snapshot(folder.path)["repository/metadata/1.root.json"]
