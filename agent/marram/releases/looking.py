@@ -67,7 +67,7 @@ class Look:
 
     def connected(self, max_payload: int, now: float) -> None:
         """The link is up. max_payload: bytes that the broker takes in one message."""
-        self._limit = max(256, max_payload - _OVERHEAD)
+        self._limit = min(1 << 20, max(256, max_payload - _OVERHEAD))
         self.link.subscribe((self.topics.down(self.device, "block"),))
         if self._fetch is not None:
             self._do(self._fetch.connected(self._limit, now))
