@@ -3,8 +3,8 @@
 A fleet folder holds ``fleet.json``, the authority (``ca.key``, ``ca.crt``), its list of revoked certificates
 (``ca.crl``, PEM) and its records (``enrolment.db``), the release ``repository/`` with its ``offline/`` and
 ``online/`` keys and ``root.json``, by which devices trust releases, ``aggregator/`` (an identity),
-``devices/NAME/`` of those enrolled here, ``broker/`` (its configuration and TLS files) and ``enrolment/`` (the
-enrolment server's).
+``devices/NAME/`` of those enrolled here, ``broker/`` (its configuration and TLS files) and ``enrolment/``
+(the enrolment server's).
 """
 
 from __future__ import annotations
