@@ -153,7 +153,7 @@ class FleetFolder:
 
         files: where the folder's files will be on the broker's machine. Raises EnrolmentError.
         """
-        target = self.path / "broker"
+        about, target = self.fleet, self.path / "broker"
         if not (target / "server.crt").exists():
             if not hosts:
                 raise EnrolmentError(
@@ -161,7 +161,6 @@ class FleetFolder:
                     "as devices reach it"
                 )
             self.issue_broker(hosts)
-        about = self.fleet
         replace_file(target / "marram.conf", broker.configuration(files, port).encode())
         replace_file(target / "acl", broker.access_rules(Topics(about.fleet, about.region)).encode())
         if not (self.path / "ca.crl").exists():
