@@ -244,6 +244,13 @@ class FleetFolder:
         """Write the list anew: with what is revoked now, and good for another year."""
         return self.revoke(())
 
+    def keep_revocations(self) -> None:
+        """Write the list anew when it is older than a week, or missing."""
+        with self.registry() as registry:
+            fresh = registry.last_list() + 7 * _DAY > time.time()
+        if not (fresh and (self.path / "ca.crl").exists()):
+            self.write_revocations()
+
     def revocations(self) -> RevocationList:
         """The list as it stands in ``ca.crl``. Raises EnrolmentError."""
         path = self.path / "ca.crl"

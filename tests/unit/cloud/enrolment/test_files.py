@@ -202,6 +202,18 @@ def test_a_name_that_nobody_has_is_an_error_and_revokes_nobody_else(folder):
     assert folder.revocations().number == 1
 
 
+def test_a_list_is_written_anew_after_a_week_or_when_it_is_missing(folder, monkeypatch):
+    folder.keep_revocations()
+    assert folder.revocations().number == 1
+    (folder.path / "ca.crl").unlink()
+    folder.keep_revocations()
+    assert folder.revocations().number == 2
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 8 * DAY)
+    folder.keep_revocations()
+    assert folder.revocations().number == 3
+
+
 def test_lists_made_at_once_have_numbers_of_their_own(folder):
     with ThreadPoolExecutor(4) as pool:
         numbers = list(pool.map(lambda _: folder.write_revocations().number, range(8)))
