@@ -1,8 +1,8 @@
 """Who this device is: its key, its certificate, and whom it believes.
 
 An identity is a folder, as ``marram-cloud enrol`` writes it:
-``device.key`` (PEM, P-256, mode 0600), ``device.crt``, ``ca.crt`` (the fleet's authority) and
-``release.pub`` (the key that signs releases, PEM).
+``device.key`` (PEM, P-256, mode 0600), ``device.crt``, ``ca.crt`` (the fleet's authority) and ``root.json``
+(the root that releases are trusted by, The Update Framework); without the last no releases are followed.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from marram.errors import MarramError, WireError
 from marram.wire import certificates
-from marram.wire.certificates import PublicKey, Subject
+from marram.wire.certificates import Subject
 from marram.wire.envelope import KeySigner, PrivateKey
 
-KEY, CERTIFICATE, AUTHORITY, RELEASE_KEY = "device.key", "device.crt", "ca.crt", "release.pub"
+KEY, CERTIFICATE, AUTHORITY, ROOT = "device.key", "device.crt", "ca.crt", "root.json"
 
 
 class IdentityError(MarramError):
@@ -36,12 +36,16 @@ class Identity:
     subject: Subject
     certificate: x509.Certificate
     authority: x509.Certificate
-    release_key: PublicKey
     signer: KeySigner
 
     @property
     def floor(self) -> float:
         return self.certificate.not_valid_before_utc.timestamp()
+
+    @property
+    def root(self) -> Path:
+        """The file of the releases' root."""
+        return self.folder / ROOT
 
     def tls(self) -> ssl.SSLContext:
         """Mutual TLS with the fleet's authority as the only one that is believed."""
@@ -72,11 +76,8 @@ def load(folder: Path, role: str = "device") -> Identity:
         raise IdentityError(f"{folder / KEY}: is neither a P-256 nor an Ed25519 key")
     if key.public_key() != certificate.public_key():
         raise IdentityError(f"{folder / KEY}: does not belong to {CERTIFICATE} beside it")
-    release_key = _key(folder / RELEASE_KEY, load_pem_public_key)
-    if not isinstance(release_key, PublicKey):
-        raise IdentityError(f"{folder / RELEASE_KEY}: is neither a P-256 nor an Ed25519 key")
     signer = KeySigner(key, certificates.der(certificate))
-    return Identity(folder, subject, certificate, authority, release_key, signer)
+    return Identity(folder, subject, certificate, authority, signer)
 
 
 def _read(path: Path) -> bytes:
