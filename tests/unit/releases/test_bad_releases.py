@@ -12,8 +12,8 @@ from marram.config.schema import Learning
 from marram.learning.store import SampleStore, StoreSettings
 from marram.stream.blocks import Windows
 
-from tests.support.releases import released, spoilt
 from tests.support.fleet_repository import Repository
+from tests.support.releases import released, spoilt
 from tests.support.updates import rig
 from tests.support.windows import SHOULDER, bundle, shoulder_windows
 
