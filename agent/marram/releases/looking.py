@@ -23,7 +23,6 @@ from marram.wire.topics import Topics
 log = logging.getLogger(__name__)
 
 _OVERHEAD = 256
-_LARGEST = 1 << 20  # bytes of data in one answer, the most that a Fetch may ask for
 
 
 @dataclass
@@ -68,7 +67,7 @@ class Look:
 
     def connected(self, max_payload: int, now: float) -> None:
         """The link is up. max_payload: bytes that the broker takes in one message."""
-        self._limit = min(max(256, max_payload - _OVERHEAD), _LARGEST)
+        self._limit = min(1 << 20, max(256, max_payload - _OVERHEAD))
         self.link.subscribe((self.topics.down(self.device, "block"),))
         if self._fetch is not None:
             self._do(self._fetch.connected(self._limit, now))
