@@ -2,7 +2,7 @@
 
 A fleet folder holds ``fleet.json``, the authority (``ca.key``, ``ca.crt``), its list of revoked certificates
 (``ca.crl``, PEM) and its records (``enrolment.db``), the release ``repository/`` with its ``offline/`` and
-``online/`` keys and ``root.json``, by which devices trust releases, ``aggregator/`` (an identity),
+``online/`` keys and ``root.json``, which devices trust releases by, ``aggregator/`` (an identity),
 ``devices/NAME/`` of those enrolled here, ``broker/`` (its configuration and TLS files) and ``enrolment/``
 (the enrolment server's).
 """
@@ -166,7 +166,7 @@ class FleetFolder:
 
         files: where the folder's files will be on the broker's machine. Raises EnrolmentError.
         """
-        target = self.path / "broker"
+        about, target = self.fleet, self.path / "broker"
         if not (target / "server.crt").exists():
             if not hosts:
                 raise EnrolmentError(
@@ -174,7 +174,6 @@ class FleetFolder:
                     "as devices reach it"
                 )
             self.issue_broker(hosts)
-        about = self.fleet
         replace_file(target / "marram.conf", broker.configuration(files, port).encode())
         replace_file(target / "acl", broker.access_rules(Topics(about.fleet, about.region)).encode())
         if not (self.path / "ca.crl").exists():
@@ -257,6 +256,13 @@ class FleetFolder:
     def write_revocations(self) -> RevocationList:
         """Write the list anew: with what is revoked now, and good for another year."""
         return self.revoke(())
+
+    def keep_revocations(self) -> None:
+        """Write the list anew when it is older than a week, or missing."""
+        with self.registry() as registry:
+            fresh = registry.last_list() + 7 * _DAY > time.time()
+        if not (fresh and (self.path / "ca.crl").exists()):
+            self.write_revocations()
 
     def revocations(self) -> RevocationList:
         """The list as it stands in ``ca.crl``. Raises EnrolmentError."""

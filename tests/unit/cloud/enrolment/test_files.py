@@ -35,8 +35,7 @@ def test_a_new_fleet_has_its_authority_its_release_repository_and_its_aggregator
         "aggregator/ca.crt", "aggregator/device.crt", "aggregator/device.key", "aggregator/root.json",
         "ca.crl", "ca.crt", "ca.key", "enrolment.db", "fleet.json", "offline/release-1.pem",
         "offline/root-1.pem", "offline/targets-1.pem", "online/rollout-1.pem", "online/snapshot-1.pem",
-        "online/timestamp-1.pem",
-        "root.json",
+        "online/timestamp-1.pem", "root.json",
     ]  # fmt: skip
     root = snapshot(folder.path)["repository/metadata/1.root.json"]
     assert root == (folder.path / "root.json").read_bytes()
@@ -209,6 +208,18 @@ def test_a_name_that_nobody_has_is_an_error_and_revokes_nobody_else(folder):
     assert folder.revocations().number == 1
 
 
+def test_a_list_is_written_anew_after_a_week_or_when_it_is_missing(folder, monkeypatch):
+    folder.keep_revocations()
+    assert folder.revocations().number == 1
+    (folder.path / "ca.crl").unlink()
+    folder.keep_revocations()
+    assert folder.revocations().number == 2
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 8 * DAY)
+    folder.keep_revocations()
+    assert folder.revocations().number == 3
+
+
 def test_lists_made_at_once_have_numbers_of_their_own(folder):
     with ThreadPoolExecutor(4) as pool:
         numbers = list(pool.map(lambda _: folder.write_revocations().number, range(8)))
@@ -308,7 +319,7 @@ def test_the_example_in_packaging_is_what_the_command_writes(folder):
 @pytest.mark.parametrize("days", [0, -1, 100_000])
 def test_a_lifetime_that_makes_no_sense_is_refused(tmp_path, days):
     with pytest.raises(EnrolmentError, match="days of a device's certificate"):
-        FleetFolder.create(tmp_path / "fleet", "dunes", "north", days)
+        FleetFolder.create(tmp_path / "fleet", "dunes", "north", device_days=days)
     assert not (tmp_path / "fleet").exists()
 
 
