@@ -13,6 +13,7 @@ from pathlib import Path
 from marram.bundle.file import Bundle, read
 from marram.config.schema import Agent, Cloud, Learning
 from marram.device.resources import Resources
+from marram.enrolment.renewal import Renewal
 from marram.inference.model import int8_model
 from marram.inference.pipeline import Pipeline
 from marram.inference.queue import WindowQueue
@@ -37,7 +38,6 @@ from marram.sensors.sensor import SENSORS, Sensor, SensorContext
 from marram.storage import open_database
 from marram.stream.labels import parse_label
 from marram.stream.stream import Stream
-from marram.wire import certificates
 from marram.wire.signed import AggregatorTrust, Author
 from marram.wire.topics import Topics
 
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Parts:
-    """What a daemon is made of. Without a cloud there is no link, rounds and updater."""
+    """What a daemon is made of. Without a cloud there is no link, rounds, updater and renewal."""
 
     sensors: dict[str, Sensor]
     pipeline: Pipeline
@@ -58,6 +58,7 @@ class Parts:
     link: MqttLink | None = None
     rounds: Rounds | None = None
     updater: Updater | None = None
+    renewal: Renewal | None = None
     labels: MqttLink | None = None
     sensor_errors: dict[str, str] = field(default_factory=dict)
 
@@ -67,7 +68,7 @@ def assemble(config: Agent) -> Parts:
     configured = read(config.model.bundle)
     slots = Slots(config.device.state / "slots", configured)
     bundle, path = slots.bundle()
-    identity = identities.load(config.cloud.identity) if config.cloud else None
+    identity = identities.load(config.cloud.identity, key=config.cloud.key) if config.cloud else None
     loop = Loop(_clock(identity))
     sensors = _sensors(config)
     parts = Parts(
@@ -177,42 +178,60 @@ def _add_cloud(config: Agent, cloud: Cloud, identity: Identity, bundle: Bundle, 
         state = {"online": True, "release": release, "learning": rounds is not None}
         link.publish(topics.state(subject.name), json.dumps(state).encode(), retain=True)
 
-    updater = Updater(
-        topics=topics,
-        model=manifest.name,
-        release_key=identity.release_key,
-        link=link,
-        slots=parts.slots,
-        spool=config.device.state / "spool",
-        memory=config.learning.trainer.memory if config.learning else Learning().trainer.memory,
-        loop=loop,
-        swap=swap,
-        installed=announce,
-    )
-    rounds = _rounds(config, identity, bundle, link, parts)
+    def renewed(now: Identity) -> None:
+        # Both at once: what is sealed by the new key goes out after the greeting of the new connection.
+        own = now.author()
+        author.renew(own.signer, own.chain)
+        link.reconnect(now.tls())
+
+    updater = None
+    if identity.release_key is None:
+        log.warning("%s: holds no key to check releases with; none are received", identity.folder)
+    else:
+        updater = Updater(
+            topics=topics,
+            model=manifest.name,
+            release_key=identity.release_key,
+            link=link,
+            slots=parts.slots,
+            spool=config.device.state / "spool",
+            memory=config.learning.trainer.memory if config.learning else Learning().trainer.memory,
+            loop=loop,
+            swap=swap,
+            installed=announce,
+        )
+        loop.add(updater)
+    author = identity.author()
+    rounds = _rounds(config, identity, author, bundle, link, parts)
+    url = cloud.enrolment or identity.enrolment.url
+    renewal = Renewal(identity, url, loop, renewed, _clock(identity)())
 
     def heard(event: LinkEvent, now: float) -> None:
         match event:
             case Up():
                 announce()
-                updater.connected()
+                if updater is not None:
+                    updater.connected()
                 if rounds is not None:
                     rounds.connected(event.max_payload, now)
             case Message():
-                if not updater.arrived(event.topic, event.payload, now) and rounds is not None:
+                taken = updater is not None and updater.arrived(event.topic, event.payload, now)
+                if not taken and rounds is not None:
                     rounds.arrived(event.topic, event.payload, now)
             case _:
                 log.info("the link is down: %s", event.reason)
                 if rounds is not None:
                     rounds.disconnected(now)
 
-    parts.link, parts.updater, parts.rounds = link, updater, rounds
-    loop.add(updater)
+    parts.link, parts.updater, parts.rounds, parts.renewal = link, updater, rounds, renewal
+    loop.add(renewal)
     if rounds is not None:
         loop.add(rounds)
 
 
-def _rounds(config: Agent, identity: Identity, bundle: Bundle, link: MqttLink, parts: Parts) -> Rounds | None:
+def _rounds(
+    config: Agent, identity: Identity, author: Author, bundle: Bundle, link: MqttLink, parts: Parts
+) -> Rounds | None:
     """Taking part in rounds: only with a store to learn from, and a bundle that can be trained."""
     if parts.workshop is None or "train" not in bundle.manifest.programs:
         return None
@@ -221,7 +240,6 @@ def _rounds(config: Agent, identity: Identity, bundle: Bundle, link: MqttLink, p
     # The fleet's version 0 is what the configured bundle holds, whatever release runs by now.
     journal = Journal(database, manifest.family, parts.slots.configured.parameters())
     trust = AggregatorTrust(identity.authority, subject.fleet, subject.region)
-    author = Author(subject, identity.signer, (certificates.der(identity.certificate),))
     topics = Topics(subject.fleet, subject.region)
 
     def make() -> Participant:

@@ -87,13 +87,24 @@ def status(config: Agent, parts: Parts) -> dict[str, Any]:
             "last_refusal": participant.last_refusal,
             "refused_messages": participant.refusals,
         }
-    if parts.link is not None and parts.updater is not None:
+    if parts.link is not None:
         answer["link"] = {
             "connected": parts.link.connected,
             "bytes_out": parts.link.bytes_out,
             "bytes_in": parts.link.bytes_in,
         }
+    if parts.updater is not None:
         answer["release"] = {"state": parts.updater.state}
+    if parts.renewal is not None:
+        renewal, now = parts.renewal, time.time()
+        answer["identity"] = {
+            "name": renewal.identity.subject.name,
+            "expires": renewal.identity.expires,
+            "days_left": round((renewal.identity.expires - now) / 86400, 2),
+            "renews_at": renewal.wake_at,
+            "renews_by": renewal.url or None,
+            "error": renewal.error or None,
+        }
     return answer
 
 
@@ -134,7 +145,10 @@ def text(answer: dict[str, Any]) -> str:
             f"link      {'connected' if link['connected'] else 'not connected'}, "
             f"{link['bytes_out']} bytes out, {link['bytes_in']} bytes in"
         )
+    if "release" in answer:
         lines.append(f"release   {answer['release']['state']}")
+    if "identity" in answer:
+        lines += _identity(answer["identity"])
     for name, sensor in answer["sensors"].items():
         lines += [
             f"sensor    {name}: {words}{sensor[key]}"
@@ -146,3 +160,12 @@ def text(answer: dict[str, Any]) -> str:
             if sensor[key]
         ]
     return "\n".join(lines)
+
+
+def _identity(identity: dict[str, Any]) -> list[str]:
+    days = identity["days_left"]
+    ends = f"certificate ends in {days:.1f} days" if days > 0 else f"certificate ended {-days:.1f} days ago"
+    if identity["renews_by"] is None:
+        ends += "; no enrolment server is known that could renew it"
+    lines = [f"identity  {identity['name']}, {ends}"]
+    return [*lines, f"          not renewed: {identity['error']}"] if identity["error"] else lines

@@ -17,6 +17,7 @@ import msgspec
 from marram.config.values import (
     BrokerUrl,
     Duration,
+    EnrolmentUrl,
     ExistingFile,
     ExistingFolder,
     FilePath,
@@ -24,6 +25,7 @@ from marram.config.values import (
     Size,
     TopicFilter,
 )
+from marram.link.keys.key import SOURCE
 from marram.outputs.output import OUTPUTS, OutputConfig
 from marram.sensors.sensor import SENSORS, SensorConfig
 from marram.stream.config import StreamConfig
@@ -48,6 +50,17 @@ QuietHours = Annotated[
         examples=["22:00-06:00", "12:30-13:15"],
     ),
 ]
+KeySource = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=SOURCE,
+        examples=[
+            "file",
+            "credential:device.key",
+            "pkcs11:token=marram;object=device?pin-source=/etc/marram/pin",
+        ],
+    ),
+]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 Threads = Annotated[int, msgspec.Meta(ge=1, le=256)]
 Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
@@ -59,7 +72,8 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     pass
 
 
-def _host_name() -> str:
+def host_name() -> str:
+    """The machine's name, as far as it can be a device's."""
     name = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()).lstrip("._-")
     return name[:48] or "device"
 
@@ -72,7 +86,7 @@ class Device(_Section, frozen=True, kw_only=True):
     log_level: how much is logged.
     """
 
-    name: DeviceName = msgspec.field(default_factory=_host_name)
+    name: DeviceName = msgspec.field(default_factory=host_name)
     state: FolderPath = msgspec.field(default_factory=lambda: Path("/var/lib/marram"))
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -102,11 +116,15 @@ class Cloud(_Section, frozen=True, kw_only=True):
     identity: folder with the files that enrolment wrote.
     broker: address of the MQTT broker.
     keepalive: seconds between signs of life on a quiet connection.
+    enrolment: address of the enrolment server that renews the certificate, by default the one that gave it.
+    key: where the device's key is, by default where enrolment found or made it.
     """
 
     identity: ExistingFolder
     broker: BrokerUrl
     keepalive: Annotated[Duration, msgspec.Meta(ge=1, le=65535)] = 60.0
+    enrolment: EnrolmentUrl | None = None
+    key: KeySource | None = None
 
 
 class Store(_Section, frozen=True, kw_only=True):

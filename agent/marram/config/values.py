@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import msgspec
 
 from marram.link.broker import read_broker
+from marram.link.server import EXPECTED, read_server
 
 Plain = str | int | float
 
@@ -121,6 +122,12 @@ def _broker(value: Plain, place: Place) -> str:
     return value
 
 
+def _enrolment(value: Plain, place: Place) -> str:
+    if not isinstance(value, str):
+        raise ValueError
+    return read_server(value)
+
+
 def _topic(wildcards: bool) -> Callable[[Plain, Place], str]:
     """Reads an MQTT topic (MQTT 5, section 4.7), the levels + and # only where ``wildcards`` allows."""
 
@@ -186,6 +193,12 @@ BrokerUrl = Annotated[
     ),
 ]
 """The address of an MQTT broker."""
+
+EnrolmentUrl = Annotated[
+    str,
+    _meta(Reader(EXPECTED, _enrolment), {"pattern": "^https://", "examples": ["https://host:8443"]}),
+]
+"""The address of an enrolment server."""
 
 Topic = Annotated[
     str,
