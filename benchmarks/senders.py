@@ -41,7 +41,7 @@ def enrol(fleet: FleetFolder, ledger: Ledger, count: int) -> list[Author]:
             subject, key = Subject(about.fleet, about.region, "device", f"d{number:05}"), authority.new_key()
             certificate = issuer.issue(subject, key.public_key())
             der = certificates.der(certificate)
-            ledger.add_device(subject.name, certificates.key_id(certificate), der, time.time())
+            ledger.add_device(subject.name, certificate, time.time())
             authors.append(Author(subject, KeySigner(key, der), (der,)))
     return authors
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from marram.storage import open_database
-from marram.wire import certificates, chunks
+from marram.wire import chunks
 from marram.wire.codec.chain import Chain
 from marram.wire.codec.seed import device_seed
 from marram.wire.messages import Delta, Metrics
@@ -25,7 +25,7 @@ from marram_cloud.rounds.settings import RoundSettings
 
 from benchmarks.federation import Setting
 from examples.shoulder import people
-from tests.support.identities import author, certified
+from tests.support.identities import author, certified, fleet
 
 _TOPICS = Topics("fleet", "region")
 _DEVICE = "person-01"
@@ -69,10 +69,11 @@ def _service(setting: Setting, sent: list[tuple[str, bytes]], now: float) -> Ser
     bundle = people.bundle()
     ledger = Ledger(open_database(":memory:", ledgers.SCHEMA))
     certificate, _ = certified("device", _DEVICE)
-    ledger.add_device(_DEVICE, certificates.key_id(certificate), certificates.der(certificate), now)
+    ledger.add_device(_DEVICE, certificate, now)
     return Service(
         ledger=ledger,
         author=author("aggregator", "aggregator"),
+        authority=fleet().certificate,
         topics=_TOPICS,
         model=Model(bundle.manifest.name, bundle.manifest.family, bundle.parameters()),
         settings=RoundSettings(

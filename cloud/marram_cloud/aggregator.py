@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from marram.bundle.file import read
-from marram.errors import MarramError, WireError
+from marram.errors import MarramError, StorageError, WireError
 from marram.link.broker import Broker
 from marram.link.identity import Identity
 from marram.link.identity import load as load_identity
@@ -24,8 +24,10 @@ from marram_cloud.config.schema import Aggregator
 from marram_cloud.engines.local import LocalEngine
 from marram_cloud.ledger import ledger as ledgers
 from marram_cloud.ledger.ledger import Ledger, StoredRelease
+from marram_cloud.ledger.migrate import migrate
 from marram_cloud.releases import publish
 from marram_cloud.retained import Retained
+from marram_cloud.revocations import RevocationFile
 from marram_cloud.rounds.service import UNKNOWN, Model, Service
 
 log = logging.getLogger(__name__)
@@ -40,7 +42,14 @@ _AGAIN, _RESTORE_AGAIN = 0.5, 1.0
 
 def open_ledger(config: Aggregator) -> Ledger:
     """Raises StorageError when it is damaged: enrolment, revocations and counters must not begin anew."""
-    return Ledger(open_database(config.state / "ledger.db", ledgers.SCHEMA, anew=False))
+    path = config.state / "ledger.db"
+    database = open_database(path, ledgers.SCHEMA, anew=False)
+    try:
+        migrate(database)
+    except StorageError as error:
+        database.close()
+        raise StorageError(f"{path}: {error}") from error
+    return Ledger(database)
 
 
 def open_link(
@@ -89,7 +98,9 @@ class Runner:
             settings=config.rounds.settings(),
             engine=LocalEngine(),
             send=self._send,
+            authority=identity.authority,
         )
+        self._revocations = RevocationFile(config.crl, identity.authority) if config.crl else None
 
     def stop(self) -> None:
         """Ask for the end; may be called from a signal handler."""
@@ -99,6 +110,7 @@ class Runner:
     def run(self) -> None:
         """Live."""
         self._service.start(time.time())
+        self._look_for_revocations()
         self._link.start()
         notify(READY="1")
         while not self._stop.is_set():
@@ -109,6 +121,7 @@ class Runner:
 
     def _turn(self) -> None:
         """Wait for something; take in what has come by then as one batch."""
+        self._look_for_revocations()
         wake = self._service.wake_at
         timeout = _IDLE if wake is None else min(max(wake - time.time(), 0.0), _IDLE)
         if self._owed or self._restore:
@@ -139,6 +152,11 @@ class Runner:
         self._pay()
         if self._restore and time.monotonic() - self._published >= _RESTORE_AGAIN:
             self._publish_all()
+
+    def _look_for_revocations(self) -> None:
+        revocations = self._revocations.news() if self._revocations is not None else None
+        if revocations is not None:
+            self._service.revoke(revocations, time.time())
 
     def _link_changed(self, event: Up | Down) -> None:
         if isinstance(event, Down):

@@ -223,6 +223,7 @@ class Aggregator(Machine):
         self.service = Service(
             ledger=Ledger(self.disk),
             author=author("aggregator", "aggregator"),
+            authority=fleet().certificate,
             topics=TOPICS,
             model=Model("model", FAMILY, INITIAL),
             settings=RoundSettings(
@@ -302,9 +303,7 @@ class World:
 
     def enrol(self) -> None:
         for device in self.devices:
-            certificate, _ = certified("device", device.name)
-            key_id = certificates.key_id(certificate)
-            Ledger(self.ledger_disk).add_device(device.name, key_id, certificates.der(certificate), 0.0)
+            Ledger(self.ledger_disk).add_device(device.name, certified("device", device.name)[0], 0.0)
 
     def lose_ledger(self) -> None:
         """The disk of the aggregator is gone; it goes on with an empty one."""

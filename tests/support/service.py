@@ -21,7 +21,7 @@ from marram_cloud.strategies.fedavg import FedAvg
 
 from tests.simulation.disk import Disk, new_disk
 from tests.support.aggregator import FAMILY, INITIAL, NOW, SIZE, TOPICS
-from tests.support.identities import author, certified
+from tests.support.identities import author, certified, fleet
 
 MEASURED = Metrics(10, 1.0, 0.5)
 
@@ -42,10 +42,7 @@ class Region:
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.disk)
         for name in self.names:
-            certificate, _ = certified("device", name)
-            self.ledger.add_device(
-                name, certificates.key_id(certificate), certificates.der(certificate), self.now
-            )
+            self.ledger.add_device(name, certified("device", name)[0], self.now)
         self.boot()
 
     @property
@@ -57,6 +54,7 @@ class Region:
         self.service = Service(
             ledger=self.ledger,
             author=author("aggregator", "aggregator"),
+            authority=fleet().certificate,
             topics=TOPICS,
             model=Model("model", FAMILY, INITIAL),
             settings=RoundSettings(

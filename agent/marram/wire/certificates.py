@@ -76,17 +76,22 @@ def public_key(certificate: x509.Certificate) -> PublicKey:
 
 
 def check_issued(certificate: x509.Certificate, authority: x509.Certificate, now: float) -> None:
-    """Raise WireError unless ``authority`` signed the certificate and it is valid at ``now`` (Unix s)."""
+    """Raise WireError(UNKNOWN_DEVICE) unless ``authority`` signed the certificate, and as ``check_valid``."""
     try:
         certificate.verify_directly_issued_by(authority)
     except (InvalidSignature, ValueError, TypeError) as error:
         raise WireError(
             reasons.UNKNOWN_DEVICE, "the certificate was not issued by this fleet's authority"
         ) from error
+    check_valid(certificate, now)
+
+
+def check_valid(certificate: x509.Certificate, now: float) -> None:
+    """Raise WireError(EXPIRED) unless the certificate is valid at ``now`` (Unix s)."""
     moment = datetime.fromtimestamp(now, UTC)
     if not certificate.not_valid_before_utc <= moment <= certificate.not_valid_after_utc:
         raise WireError(
-            reasons.UNKNOWN_DEVICE,
+            reasons.EXPIRED,
             f"the certificate is valid from {certificate.not_valid_before_utc:%Y-%m-%d} to "
             f"{certificate.not_valid_after_utc:%Y-%m-%d}, and it is {moment:%Y-%m-%d} here",
         )

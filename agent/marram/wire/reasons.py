@@ -3,6 +3,7 @@
 MALFORMED = "malformed"  # not the bytes of a message: bad CBOR, bad COSE, wrong types, trailing bytes
 TOO_LARGE = "too_large"  # more bytes than a message of its kind may have
 UNKNOWN_DEVICE = "unknown_device"  # the key is not one that this fleet knows
+EXPIRED = "expired"  # the key's certificate is not valid at this time
 REVOKED = "revoked"  # the key was known and is no longer trusted
 WRONG_FLEET = "wrong_fleet"  # signed for another fleet
 WRONG_SENDER = "wrong_sender"  # the signer may not write under this topic
@@ -15,6 +16,6 @@ WRONG_CHAIN = "wrong_chain"  # encoded by another chain than the offer's
 BAD_VALUES = "bad_values"  # decodes to the wrong length, to NaN or infinity, or beyond the limits
 
 ALL = (
-    MALFORMED, TOO_LARGE, UNKNOWN_DEVICE, REVOKED, WRONG_FLEET, WRONG_SENDER, BAD_SIGNATURE, WRONG_KIND,
-    REPLAYED, STALE_ROUND, WRONG_BASE, WRONG_CHAIN, BAD_VALUES,
+    MALFORMED, TOO_LARGE, UNKNOWN_DEVICE, EXPIRED, REVOKED, WRONG_FLEET, WRONG_SENDER, BAD_SIGNATURE,
+    WRONG_KIND, REPLAYED, STALE_ROUND, WRONG_BASE, WRONG_CHAIN, BAD_VALUES,
 )  # fmt: skip

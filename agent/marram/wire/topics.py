@@ -77,7 +77,7 @@ class Topics:
 
     def aggregators(self, model: str) -> tuple[str, ...]:
         """Filters of all retained topics that only the aggregator of this model may write."""
-        return (self.round, f"{self.root}/parameters/#", f"{self.release(model)}/#")
+        return (self.round, self.revoked, f"{self.root}/parameters/#", f"{self.release(model)}/#")
 
     def device_of(self, topic: str) -> str | None:
         """The device below whose topics ``topic`` stands, or None."""

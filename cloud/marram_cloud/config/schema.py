@@ -128,6 +128,8 @@ class Aggregator(_Section, frozen=True, kw_only=True):
     bundle: the bundle that devices train.
     state: folder for the ledger.
     broker: the region's broker.
+    crl: the authority's list of revoked certificates (``ca.crl`` of the fleet's folder). It is honoured and
+    published, and read again whenever it changes; without it only what the ledger says counts.
     rounds: the rounds.
     release: releases; without it ``marram-cloud release`` cannot be used here.
     log_level: how much is logged.
@@ -136,6 +138,7 @@ class Aggregator(_Section, frozen=True, kw_only=True):
     bundle: ExistingFile
     state: FolderPath
     broker: Broker
+    crl: ExistingFile | None = None
     rounds: Rounds = Rounds()
     release: Release | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -7,7 +7,7 @@ transaction. So after kill -9 at any point the aggregator goes on exactly where 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,17 +16,23 @@ import numpy as np
 from cryptography import x509
 from marram.errors import MarramError
 from marram.storage import transaction
-from marram.wire import certificates
 from marram.wire.messages import Artefact, Metrics, Steps
 from marram.wire.parameters import Vector, parameters_digest
 from numpy.typing import NDArray
 
+from marram_cloud.ledger.devices import add_certificate, serial_text
+
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS devices (
-  name TEXT PRIMARY KEY, key_id BLOB NOT NULL UNIQUE, certificate BLOB NOT NULL,
-  enrolled REAL NOT NULL, revoked REAL, counter INTEGER NOT NULL DEFAULT 0
+  name TEXT PRIMARY KEY, enrolled REAL NOT NULL, counter INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS certificates (
+  key_id BLOB PRIMARY KEY, device TEXT NOT NULL, serial TEXT NOT NULL UNIQUE, expires REAL NOT NULL,
+  added REAL NOT NULL, certificate BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS certificates_of ON certificates (device);
+CREATE TABLE IF NOT EXISTS revoked (serial TEXT PRIMARY KEY, since REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS versions (
   version INTEGER PRIMARY KEY, digest BLOB NOT NULL, created REAL NOT NULL,
   parameters BLOB, exact BLOB, state BLOB
@@ -65,7 +71,10 @@ class LedgerError(MarramError):
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """An enrolled device. counter: the highest message counter that was accepted from it."""
+    """A device and the certificate that a message named; ``revoked`` is of that certificate.
+
+    counter: the highest message counter that was accepted from the device.
+    """
 
     name: str
     certificate: x509.Certificate
@@ -162,33 +171,51 @@ class Ledger:
 
     # ---- devices
 
-    def add_device(self, name: str, key_id: bytes, certificate: bytes, now: float) -> None:
-        """A device and its certificate (DER); a new certificate takes the place of the old one."""
-        self.database.execute(
-            "INSERT INTO devices (name, key_id, certificate, enrolled) VALUES (?, ?, ?, ?) "
-            "ON CONFLICT (name) DO UPDATE SET key_id = excluded.key_id, "
-            "certificate = excluded.certificate, revoked = NULL",
-            (name, key_id, certificate, now),
-        )
+    def add_device(self, name: str, certificate: x509.Certificate, now: float) -> None:
+        """A device, or one more certificate of it; the others stay good until they end."""
+        self.database.execute("INSERT OR IGNORE INTO devices (name, enrolled) VALUES (?, ?)", (name, now))
+        add_certificate(self.database, name, certificate, now)
 
     def enroller(self, name: str, now: float) -> Callable[[x509.Certificate], None]:
         """Commits a device with the certificate that it is called with. Raises StorageError."""
 
         def enrol(certificate: x509.Certificate) -> None:
             with self.transaction():
-                self.add_device(name, certificates.key_id(certificate), certificates.der(certificate), now)
+                self.add_device(name, certificate, now)
 
         return enrol
 
     def revoke_device(self, name: str, now: float) -> None:
-        """Raises LedgerError when there is no such device."""
-        done = self.database.execute("UPDATE devices SET revoked = ? WHERE name = ?", (now, name))
-        if done.rowcount == 0:
+        """Revoke all certificates that a device has by now. Raises LedgerError when there is none."""
+        serials = [one.serial_number for one in self.certificates_of(name)]
+        if not serials:
             raise LedgerError(f"there is no device {name!r}; `marram-cloud devices` lists them")
+        self.revoke(serials, now)
+
+    def revoke(self, serials: Iterable[int], now: float) -> None:
+        """Believe the certificates with these serial numbers no more, also those that are not known yet."""
+        self.database.executemany(
+            "INSERT OR IGNORE INTO revoked VALUES (?, ?)", ((serial_text(serial), now) for serial in serials)
+        )
+
+    def is_revoked(self, certificate: x509.Certificate) -> bool:
+        serial = serial_text(certificate.serial_number)
+        return (
+            self.database.execute("SELECT 1 FROM revoked WHERE serial = ?", (serial,)).fetchone() is not None
+        )
+
+    def certificates_of(self, name: str) -> list[x509.Certificate]:
+        """All certificates of a device that were ever known here."""
+        rows = self.database.execute(
+            "SELECT certificate FROM certificates WHERE device = ?", (name,)
+        ).fetchall()
+        return [x509.load_der_x509_certificate(row[0]) for row in rows]
 
     def device_by_key(self, key_id: bytes) -> Device | None:
         row = self.database.execute(
-            "SELECT name, certificate, revoked, counter FROM devices WHERE key_id = ?", (key_id,)
+            "SELECT device, certificate, revoked.serial, counter FROM certificates "
+            "JOIN devices ON devices.name = device LEFT JOIN revoked USING (serial) WHERE key_id = ?",
+            (key_id,),
         ).fetchone()
         if row is None:
             return None
@@ -198,17 +225,26 @@ class Ledger:
         """Whether a device of this name was ever enrolled."""
         return self.database.execute("SELECT 1 FROM devices WHERE name = ?", (name,)).fetchone() is not None
 
-    def trusts(self, name: str) -> bool:
-        """Whether a device of this name is enrolled and not revoked."""
+    def trusts(self, name: str, now: float) -> bool:
+        """Whether a device of this name has a certificate that has not ended and was not revoked."""
         row = self.database.execute(
-            "SELECT 1 FROM devices WHERE name = ? AND revoked IS NULL", (name,)
+            "SELECT 1 FROM certificates WHERE device = ? AND expires >= ? "
+            "AND serial NOT IN (SELECT serial FROM revoked)",
+            (name, now),
         ).fetchone()
         return row is not None
 
     def devices(self) -> list[tuple[str, float, bool]]:
-        """(name, enrolled at, revoked) of every device."""
-        rows = self.database.execute("SELECT name, enrolled, revoked FROM devices ORDER BY name").fetchall()
-        return [(name, enrolled, revoked is not None) for name, enrolled, revoked in rows]
+        """(name, enrolled at, revoked) of every device; revoked means all certificates that it has."""
+        return [
+            (name, enrolled, known > 0 and good == 0)
+            for name, enrolled, known, good in self.database.execute(
+                "SELECT name, enrolled, count(certificates.serial), "
+                "count(certificates.serial) - count(revoked.serial) FROM devices "
+                "LEFT JOIN certificates ON device = name LEFT JOIN revoked USING (serial) "
+                "GROUP BY name ORDER BY name"
+            )
+        ]
 
     # ---- versions and artefacts
 

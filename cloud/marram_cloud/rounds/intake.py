@@ -61,7 +61,9 @@ class Reassembly:
                 self._held -= dropped
 
 
-def verify(ledger: Ledger, fleet: str, topic: str, sender: str, message: bytes, max_size: int) -> Verified:
+def verify(
+    ledger: Ledger, fleet: str, topic: str, sender: str, message: bytes, max_size: int, now: float
+) -> Verified:
     """Who says it, and is it so. ``sender``: the device below whose topic it came."""
     sealed = envelope.parse(message, max_size)
     header = sealed.header
@@ -71,7 +73,8 @@ def verify(ledger: Ledger, fleet: str, topic: str, sender: str, message: bytes, 
     if device is None:
         raise WireError(reasons.UNKNOWN_DEVICE, f"no enrolled device has the key {header.key_id.hex()[:16]}")
     if device.revoked:
-        raise WireError(reasons.REVOKED, f"{device.name} was revoked")
+        raise WireError(reasons.REVOKED, f"the certificate of {device.name} was revoked")
+    certificates.check_valid(device.certificate, now)
     if device.name != sender or header.sender != sender:
         raise WireError(
             reasons.WRONG_SENDER, f"signed by {device.name}, sent as {header.sender}, under {sender}"

@@ -15,12 +15,14 @@ from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
+from cryptography import x509
 from marram.errors import MarramError, WireError
 from marram.wire import envelope, reasons
 from marram.wire.codec.chain import Chain
 from marram.wire.codec.seed import device_seed
-from marram.wire.messages import Artefact, Decline, Delta, Offer, Parameters, Receipt, Refusal
+from marram.wire.messages import Artefact, Decline, Delta, Offer, Parameters, Receipt, Refusal, Report
 from marram.wire.parameters import Vector, advance, parameters_digest
+from marram.wire.revocation import RevocationList
 from marram.wire.signed import Author, read
 from marram.wire.topics import Topics
 
@@ -29,13 +31,16 @@ from marram_cloud.ledger.ledger import Ledger, Round, StoredDelta, Version
 from marram_cloud.rounds import coordinator as machine
 from marram_cloud.rounds.coordinator import Coordinator, OpenRound
 from marram_cloud.rounds.intake import Reassembly, Verified, check_claims, decode_delta, verify
+from marram_cloud.rounds.introduction import introduced
 from marram_cloud.rounds.settings import RoundSettings
 
 log = logging.getLogger(__name__)
 
 Send = Callable[[str, bytes, bool], None]
+Reported = Callable[[str, Report, int, float], None]
 MAX_STATE = 4096
 _RETRY = 10.0
+_STRANGERS = 4096
 UNKNOWN = "(unknown)"
 
 
@@ -48,9 +53,18 @@ class Model:
     initial: Vector
 
 
+def _nothing(device: str, report: Report, counter: int, now: float) -> None:
+    """Reports serve to introduce devices only."""
+
+
 @dataclass
 class Service:
-    """One region's aggregator. ``send(topic, payload, retain)`` is called after each commit."""
+    """One region's aggregator. ``send(topic, payload, retain)`` is called after each commit.
+
+    authority: the fleet's certificate; whom it certified for this region may take part.
+    reported: called with (device, report, counter of its header, now) for every report that was verified,
+    also an older one that came again; inside the transaction of its batch.
+    """
 
     ledger: Ledger
     author: Author
@@ -59,6 +73,8 @@ class Service:
     settings: RoundSettings
     engine: Engine
     send: Send
+    authority: x509.Certificate
+    reported: Reported = _nothing
     part_size: int = field(init=False)
     _coordinator: Coordinator = field(init=False)
     _reassembly: Reassembly = field(init=False)
@@ -67,6 +83,9 @@ class Service:
     _run: bytes = b""
     _counter: int = 0
     _again_at: float | None = None
+    _revocations: RevocationList | None = None
+    # Who said that it is online before it was known: a device's state may come before its report.
+    _strangers: dict[str, None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._coordinator = Coordinator(self.settings.rules)
@@ -84,7 +103,11 @@ class Service:
         return self._coordinator
 
     def subscriptions(self) -> tuple[str, ...]:
-        return (self.topics.state("+"), self.topics.up("+", "delta"), self.topics.up("+", "decline"))
+        """Reports first: what a device says is believed once it is known."""
+        topics = self.topics
+        return (
+            topics.report("+"), topics.state("+"), topics.up("+", "delta"), topics.up("+", "decline"),
+        )  # fmt: skip
 
     # ---- what happens
 
@@ -95,6 +118,7 @@ class Service:
         self._deltas.clear()
         with self.ledger.transaction():
             self._run = self.ledger.run()
+            self._honour_revocations(now)
             self._begin_if_new(now)
             self._open_if_none(now)
             current = self.ledger.current_round()
@@ -108,6 +132,7 @@ class Service:
         max_payload: bytes of the largest message that the broker takes; parts shrink to it.
         """
         self.part_size = min(self.settings.part_size, max_payload or self.settings.part_size)
+        self._queue_revocations()
         for topic in self.ledger.withdrawn():
             self._queue(topic, b"", retain=True)
         for artefact in self._artefacts():
@@ -139,6 +164,26 @@ class Service:
             self._rebuild(now)
             return
         self._transact(lambda: self._handle(machine.Woke(), now), now)
+
+    def revoke(self, revocations: RevocationList, now: float) -> None:
+        """The authority's list: publish it, and refuse from now on whom it names. An older one is ignored."""
+        newest = self.ledger.fact("revocations") or 0
+        assert isinstance(newest, int)
+        if revocations.number < newest:
+            log.warning(
+                "the list of revoked certificates is number %d, but number %d was honoured here before; "
+                "it is ignored: bring the newest one from the fleet's folder", revocations.number, newest,
+            )  # fmt: skip
+            return
+        self._revocations = revocations
+        self._transact(lambda: self._honour_revocations(now), now)
+
+    def _honour_revocations(self, now: float) -> None:
+        if self._revocations is not None:
+            self.ledger.set_fact("revocations", self._revocations.number)
+            self.ledger.revoke(self._revocations.serials, now)
+            self._bar_untrusted(now)
+            self._queue_revocations()
 
     def _transact(self, work: Callable[[], None], now: float) -> None:
         try:
@@ -174,9 +219,10 @@ class Service:
         if sender is None:
             return
         if topic == self.topics.state(sender):
-            trusted = self.ledger.trusts(sender)
-            presence = machine.Presence(sender, _online(payload)) if trusted else machine.Barred(sender)
-            self._handle(presence, now)
+            self._presence(sender, _online(payload), now)
+            return
+        if topic == self.topics.report(sender):
+            self._report(sender, payload, now)
             return
         try:
             message = self._reassembly.add(topic, payload)
@@ -186,7 +232,9 @@ class Service:
         if message is None:
             return
         try:
-            verified = verify(self.ledger, self.topics.fleet, topic, sender, message, self.settings.max_delta)
+            verified = verify(
+                self.ledger, self.topics.fleet, topic, sender, message, self.settings.max_delta, now
+            )
             if topic == self.topics.up(sender, "delta"):
                 self._delta(verified, now)
             else:
@@ -199,6 +247,33 @@ class Service:
                 self._count(sender, error.reason, str(error), now)
             else:
                 self._refuse(sender, envelope.digest(message), error.reason, str(error), now)
+
+    def _presence(self, device: str, online: bool, now: float) -> None:
+        self._strangers.pop(device, None)
+        if self.ledger.trusts(device, now):
+            self._handle(machine.Presence(device, online), now)
+            return
+        if online:
+            self._strangers[device] = None
+            if len(self._strangers) > _STRANGERS:
+                del self._strangers[next(iter(self._strangers))]
+        self._handle(machine.Barred(device), now)
+
+    def _report(self, sender: str, payload: bytes, now: float) -> None:
+        """Learn who a device is. Refusals are counted only: a device does not wait for an answer to it."""
+        if not payload:
+            return
+        try:
+            found = introduced(self.authority, self.topics, sender, payload, now)
+            if self.ledger.is_revoked(found.certificate):
+                raise WireError(reasons.REVOKED, f"the certificate of {sender} was revoked")
+        except WireError as error:
+            self._count(sender, error.reason, str(error), now)
+            return
+        self.ledger.add_device(sender, found.certificate, now)
+        if sender in self._strangers:
+            self._presence(sender, True, now)
+        self.reported(sender, found.report, found.counter, now)
 
     def _delta(self, verified: Verified, now: float) -> None:
         header, delta = verified.sealed.header, read(verified.sealed, Delta)
@@ -382,9 +457,7 @@ class Service:
         return -(-size // self.part_size)
 
     def _publish(self, round: OpenRound, now: float) -> None:
-        for name in sorted(self._coordinator.online):
-            if not self.ledger.trusts(name):
-                self._handle(machine.Barred(name), now)
+        self._bar_untrusted(now)
         for artefact in self._artefacts():
             if artefact.version == round.version:
                 self._queue_artefact(artefact)
@@ -392,7 +465,17 @@ class Service:
         assert current is not None
         self._queue_offer(current, now)
 
+    def _bar_untrusted(self, now: float) -> None:
+        """Wait for nobody whose certificates have all ended or were revoked."""
+        for name in sorted(self._coordinator.online):
+            if not self.ledger.trusts(name, now):
+                self._handle(machine.Barred(name), now)
+
     # ---- answers
+
+    def _queue_revocations(self) -> None:
+        if self._revocations is not None:
+            self._queue(self.topics.revoked, self._revocations.der, retain=True)
 
     def _queue(self, topic: str, payload: bytes, retain: bool) -> None:
         self._outgoing.append((topic, payload, retain))
@@ -431,7 +514,7 @@ class Service:
 
     def _refuse(self, device: str, digest: bytes, reason: str, detail: str, now: float) -> None:
         self._count(device, reason, detail, now)
-        if reason == reasons.REVOKED:
+        if reason in (reasons.REVOKED, reasons.EXPIRED) and not self.ledger.trusts(device, now):
             self._handle(machine.Barred(device), now)
         topic = self.topics.down(device, "refusal")
         message = Refusal(digest, reason, detail[:500])

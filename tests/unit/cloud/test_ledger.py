@@ -1,5 +1,8 @@
 """The ledger: what is in it after a transaction, what it forgets, and a damaged one."""
 
+import sqlite3
+from contextlib import closing
+
 import numpy as np
 import pytest
 from marram.errors import StorageError
@@ -40,13 +43,104 @@ def test_a_device_that_is_not_there_cannot_be_revoked(region):
         region.ledger.revoke_device("nobody", NOW)
 
 
-def test_a_device_that_is_enrolled_again_is_trusted_by_its_new_key_only(region):
+def test_a_device_that_is_enrolled_again_after_it_was_revoked_is_trusted_by_its_new_key_only(region):
     ledger = region.ledger
     old, new = certified("device", "device-1")[0], certified("device", "device-1b")[0]
     ledger.revoke_device("device-1", NOW)
-    ledger.add_device("device-1", certificates.key_id(new), certificates.der(new), NOW)
-    assert ledger.device_by_key(certificates.key_id(old)) is None
+    assert not ledger.trusts("device-1", NOW)
+    ledger.add_device("device-1", new, NOW)
+    assert ledger.trusts("device-1", NOW)
+    assert ledger.device_by_key(certificates.key_id(old)).revoked
     assert not ledger.device_by_key(certificates.key_id(new)).revoked
+    assert ("device-1", NOW, False) in ledger.devices()
+
+
+def test_a_device_is_trusted_by_each_of_its_certificates_until_the_last_one_ends(region):
+    ledger = region.ledger
+    old, new = certified("device", "device-1")[0], certified("device", "device-1b")[0]
+    ledger.add_device("device-1", new, NOW)
+    for one in (old, new):
+        found = ledger.device_by_key(certificates.key_id(one))
+        assert (found.name, found.revoked) == ("device-1", False)
+    end = max(one.not_valid_after_utc for one in (old, new)).timestamp()
+    assert ledger.trusts("device-1", end)
+    assert not ledger.trusts("device-1", end + 1)
+
+
+def test_a_serial_number_can_be_revoked_before_its_certificate_is_known(region):
+    ledger, certificate = region.ledger, certified("device", "device-1b")[0]
+    ledger.revoke([certificate.serial_number], NOW)
+    ledger.add_device("device-1", certificate, NOW)
+    assert ledger.device_by_key(certificates.key_id(certificate)).revoked
+    assert ledger.is_revoked(certificate)
+    assert not ledger.is_revoked(certified("device", "device-1")[0])
+
+
+# ---- a ledger of an older version
+
+FORM_0 = """
+CREATE TABLE devices (
+  name TEXT PRIMARY KEY, key_id BLOB NOT NULL UNIQUE, certificate BLOB NOT NULL,
+  enrolled REAL NOT NULL, revoked REAL, counter INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+"""
+
+
+@pytest.fixture
+def old_ledger(tmp_path):
+    """A configuration whose ledger was made before devices could have several certificates."""
+    config = settings_for(tmp_path)
+    config.state.mkdir()
+    with closing(sqlite3.connect(config.state / "ledger.db")) as database:
+        database.executescript(FORM_0)
+        for name, revoked, counter in (("device-1", None, 7), ("device-2", NOW, 9)):
+            certificate = certified("device", name)[0]
+            database.execute(
+                "INSERT INTO devices VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    name,
+                    certificates.key_id(certificate),
+                    certificates.der(certificate),
+                    5.0,
+                    revoked,
+                    counter,
+                ),
+            )
+        database.commit()
+    return config
+
+
+def test_a_ledger_of_an_older_version_keeps_devices_counters_and_revocations(old_ledger):
+    for _ in range(2):
+        ledger = open_ledger(old_ledger)
+        assert ledger.devices() == [("device-1", 5.0, False), ("device-2", 5.0, True)]
+        good, bad = (
+            ledger.device_by_key(certificates.key_id(certified("device", name)[0]))
+            for name in ("device-1", "device-2")
+        )
+        assert (good.name, good.revoked, good.counter) == ("device-1", False, 7)
+        assert (bad.name, bad.revoked, bad.counter) == ("device-2", True, 9)
+        ledger.database.close()
+
+
+def test_a_ledger_that_cannot_be_changed_is_left_as_it_was(old_ledger):
+    path = old_ledger.state / "ledger.db"
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("UPDATE devices SET certificate = x'00' WHERE name = 'device-2'")
+        database.commit()
+    with pytest.raises(StorageError, match="certificate of device 'device-2' in it is damaged"):
+        open_ledger(old_ledger)
+    with closing(sqlite3.connect(path)) as database:
+        assert len(database.execute("SELECT key_id FROM devices").fetchall()) == 2
+
+
+def test_a_ledger_of_a_newer_version_is_not_touched(tmp_path):
+    config = settings_for(tmp_path)
+    open_ledger(config).database.close()
+    with closing(sqlite3.connect(config.state / "ledger.db")) as database:
+        database.execute("PRAGMA user_version = 99")
+    with pytest.raises(StorageError, match="written by a newer Marram"):
+        open_ledger(config)
 
 
 @pytest.mark.parametrize("number", [-1, 0, 4, 1 << 60])

@@ -143,6 +143,7 @@ def test_a_ledger_of_another_model_is_refused_with_what_to_do(region):
         old.settings,
         old.engine,
         old.send,
+        old.authority,
     )
     with pytest.raises(MarramError, match="new state folder"):
         service.start(region.now)
