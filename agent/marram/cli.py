@@ -166,7 +166,7 @@ def _add_enrol(added: argparse.ArgumentParser) -> None:
     added.add_argument(
         "--key",
         default="file",
-        help="where the key is: file (made here), credential:NAME, pkcs11:URI, handle:NUMBER",
+        help="where the key is: file (made here), credential:NAME, pkcs11:URI",
     )
     added.add_argument(
         "--patience", type=float, default=600.0, help="seconds to try when no answer comes (default 600)"

@@ -36,11 +36,17 @@ ROOT = b'{"signed": {"_type": "root", "version": 1}, "signatures": []}'
 
 
 def issue(
-    by: Authority, name: str, key: ec.EllipticCurvePublicKey, start: timedelta, end: timedelta
+    by: Authority,
+    name: str,
+    key: ec.EllipticCurvePublicKey,
+    start: timedelta,
+    end: timedelta,
+    fleet: str = "fleet",
+    region: str = "region",
 ) -> x509.Certificate:
-    """A device's certificate of the fleet "fleet", valid from and to these times from now."""
+    """A device's certificate, valid from and to these times from now."""
     now = datetime.now(UTC)
-    uri = x509.UniformResourceIdentifier(Subject("fleet", "region", "device", name).uri)
+    uri = x509.UniformResourceIdentifier(Subject(fleet, region, "device", name).uri)
     return (
         x509.CertificateBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
@@ -57,7 +63,7 @@ def issue(
 
 
 class EstServer:
-    """See the module's docstring. start, end: of the certificates that it issues, from now."""
+    """See the module's docstring. start, end, fleet, region: of the certificates that it issues."""
 
     def __init__(
         self,
@@ -65,7 +71,10 @@ class EstServer:
         root: bytes | None = ROOT,
         start: timedelta = timedelta(days=-1),
         end: timedelta = timedelta(days=90),
+        fleet: str = "fleet",
+        region: str = "region",
     ) -> None:
+        self._fleet, self._region = fleet, region
         self.by, self.root, self.start, self.end = by, root, start, end
         self.faults: list[str] = []
         self.requests: list[tuple[str, str | None]] = []
@@ -178,7 +187,7 @@ class EstServer:
         return self._issue(_name(old.subject), csr) if same(old) == same(csr) else None
 
     def _issue(self, name: str, csr: x509.CertificateSigningRequest) -> x509.Certificate:
-        certificate = issue(self.by, name, csr.public_key(), self.start, self.end)
+        certificate = issue(self.by, name, csr.public_key(), self.start, self.end, self._fleet, self._region)
         self.issued.append(certificate)
         return certificate
 

@@ -88,7 +88,7 @@ def test_a_key_may_be_a_credential_of_the_unit(folder, tmp_path, monkeypatch):
 
 
 def test_a_place_of_a_key_that_does_not_exist_is_refused_with_those_that_do(folder):
-    with pytest.raises(IdentityError, match="expected file, credential:NAME, pkcs11:URI"):
+    with pytest.raises(IdentityError, match="expected file, credential:NAME or pkcs11"):
         load(folder, key="smartcard")
 
 

@@ -1,7 +1,7 @@
 """Where a device's private key is: a file, one of systemd's credentials, or a token behind OpenSSL.
 
-A source is a text: ``file`` (``device.key`` in the identity folder), ``credential:NAME``, ``pkcs11:...``
-(RFC 7512), ``handle:0x81000001`` or ``object:FILE`` (a TPM, as the tpm2 provider of OpenSSL names its keys).
+A source is a text: ``file`` (``device.key`` in the identity folder), ``credential:NAME`` or a PKCS#11 URI,
+``pkcs11:...`` (RFC 7512).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from marram.errors import IdentityError
 if TYPE_CHECKING:  # a configuration is read without cryptography
     from marram.wire.envelope import PrivateKey
 
-SOURCE = r"^(file|credential:[A-Za-z0-9._-]+|pkcs11:.+|(handle|object):.+)$(?!\n)"
+SOURCE = r"^(file|credential:[A-Za-z0-9._-]+|pkcs11:.+)$(?!\n)"
 FILE = "file"
 
 
@@ -45,8 +45,7 @@ def open_key(source: str, path: Path) -> DeviceKey:
     """The key of a source. path: where the key of the source ``file`` is. Raises IdentityError."""
     if not re.match(SOURCE, source):
         raise IdentityError(
-            f"{source!r} is not a place of a key: expected file, credential:NAME, pkcs11:URI, handle:NUMBER "
-            "or object:FILE"
+            f"{source!r} is not a place of a key: expected file, credential:NAME or pkcs11:..."
         )
     scheme, _, name = source.partition(":")
     if scheme in (FILE, "credential"):

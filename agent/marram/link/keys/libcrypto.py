@@ -1,8 +1,8 @@
 """The OpenSSL that Python's own ssl module runs on, called directly.
 
-Neither ``ssl`` nor ``cryptography`` can use a key that stays in a token. OpenSSL can: through a provider
-(OSSL_STORE, OpenSSL 3) or, where only that is packaged, through an engine. A key that is loaded so must be
-handed to the very libssl that ``ssl`` links, so its functions are looked up through the ``_ssl`` module.
+Neither ``ssl`` nor ``cryptography`` can use a key that stays in a token. OpenSSL can, by an engine. A key
+that is loaded so must be handed to the very libssl that ``ssl`` links, so its functions are looked up through
+the ``_ssl`` module.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from typing import Any
 
 from marram.errors import IdentityError
 
-_PKEY = 4  # OSSL_STORE_INFO_PKEY, openssl/store.h
-
 _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "ENGINE_by_id": (c_void_p, (c_char_p,)),
     "ENGINE_ctrl_cmd_string": (c_int, (c_void_p, c_char_p, c_char_p, c_int)),
@@ -26,16 +24,6 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "ENGINE_free": (c_int, (c_void_p,)),
     "ENGINE_load_private_key": (c_void_p, (c_void_p, c_char_p, c_void_p, c_void_p)),
     "UI_null": (c_void_p, ()),
-    "OSSL_PROVIDER_try_load": (c_void_p, (c_void_p, c_char_p, c_int)),
-    "EVP_set_default_properties": (c_int, (c_void_p, c_char_p)),
-    "OSSL_STORE_open": (c_void_p, (c_char_p, c_void_p, c_void_p, c_void_p, c_void_p)),
-    "OSSL_STORE_load": (c_void_p, (c_void_p,)),
-    "OSSL_STORE_eof": (c_int, (c_void_p,)),
-    "OSSL_STORE_error": (c_int, (c_void_p,)),
-    "OSSL_STORE_close": (c_int, (c_void_p,)),
-    "OSSL_STORE_INFO_get_type": (c_int, (c_void_p,)),
-    "OSSL_STORE_INFO_get1_PKEY": (c_void_p, (c_void_p,)),
-    "OSSL_STORE_INFO_free": (None, (c_void_p,)),
     "EVP_sha256": (c_void_p, ()),
     "EVP_MD_CTX_new": (c_void_p, ()),
     "EVP_MD_CTX_free": (None, (c_void_p,)),
@@ -85,39 +73,6 @@ def _said() -> str:
         # error:410000A0:PKCS#11 module::PIN incorrect
         words.append(text.value.decode(errors="replace").rpartition(":")[2])
     return "; ".join(dict.fromkeys(words))
-
-
-def load_provider(name: str, properties: str = "") -> str | None:
-    """Load one more provider; None, or why that cannot be. properties: what OpenSSL prefers from now on."""
-    lib = library()
-    if not lib.OSSL_PROVIDER_try_load(None, name.encode(), 1):
-        return _said() or "it is not installed"
-    if properties:
-        lib.EVP_set_default_properties(None, properties.encode())
-    return None
-
-
-def from_store(uri: str) -> int:
-    """An EVP_PKEY by a provider. Raises LibraryError."""
-    lib = library()
-    store = lib.OSSL_STORE_open(uri.encode(), lib.UI_null(), None, None, None)
-    if not store:
-        raise LibraryError("the key cannot be opened")
-    try:
-        while not lib.OSSL_STORE_eof(store):
-            info = lib.OSSL_STORE_load(store)
-            if not info:
-                if lib.OSSL_STORE_error(store):
-                    raise LibraryError("the key cannot be read")
-                continue
-            is_key = lib.OSSL_STORE_INFO_get_type(info) == _PKEY
-            key = lib.OSSL_STORE_INFO_get1_PKEY(info) if is_key else None
-            lib.OSSL_STORE_INFO_free(info)
-            if key:
-                return int(key)
-        raise LibraryError("no private key was found")
-    finally:
-        lib.OSSL_STORE_close(store)
 
 
 @cache

@@ -1,20 +1,18 @@
 """A key that stays in a token: a TPM, a smart card, a secure element, SoftHSM.
 
-``pkcs11:`` goes through OpenSSL's pkcs11 provider (Debian 13: pkcs11-provider) or, where only that is there,
-through its pkcs11 engine (Debian 12: libengine-pkcs11-openssl); ``handle:`` and ``object:`` through its tpm2
-provider (tpm2-openssl).
+By a PKCS#11 URI (RFC 7512) and OpenSSL's pkcs11 engine (Debian: libengine-pkcs11-openssl). The URI may name
+the module (``module-path``, else p11-kit finds the token) and the PIN, best by a file (``pin-source``).
 """
 
 from __future__ import annotations
 
-import os
 import re
 import ssl
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Never, TypeAlias
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -102,28 +100,15 @@ class _Private(ec.EllipticCurvePrivateKey):
 
 def _load(source: str) -> int:
     path = source.partition("?")[0]
-    if not source.startswith("pkcs11:"):
-        # Signing in the TPM, which cannot give its keys away, but hashing here, which is quicker.
-        refused = libcrypto.load_provider("tpm2", "?provider=tpm2,tpm2.digest!=yes,tpm2.cipher!=yes")
-        if refused is not None:
-            raise IdentityError(
-                f"key {path}: OpenSSL's tpm2 provider does not load ({refused}); install tpm2-openssl, and "
-                "see that this user may open the TPM (group tss)"
-            )
-        return libcrypto.from_store(source)
     query = dict(part.partition("=")[::2] for part in source.partition("?")[2].split("&"))
     module, pin = unquote(query.get("module-path", "")), _pin(query)
     if module and not Path(module).is_file():
         raise IdentityError(f"{module}: the PKCS#11 module that the key's URI names is not there")
-    if module:
-        os.environ["PKCS11_PROVIDER_MODULE"] = module
-    if libcrypto.load_provider("pkcs11") is None:
-        return libcrypto.from_store(f"{path}?pin-value={quote(pin, safe='')}" if pin else path)
     engine = libcrypto.engine("pkcs11", module)
     if engine is None:
         raise IdentityError(
-            f"key {path}: OpenSSL has neither a pkcs11 provider nor a pkcs11 engine; install one: "
-            "sudo apt-get install pkcs11-provider (Debian 12: libengine-pkcs11-openssl)"
+            f"key {path}: OpenSSL has no pkcs11 engine; install it: "
+            "sudo apt-get install libengine-pkcs11-openssl"
         )
     return libcrypto.from_engine(engine, path, pin)
 
