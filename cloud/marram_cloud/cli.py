@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING
 
 from marram.errors import MarramError
 
+from marram_cloud.enrolment import commands as enrolment
+from marram_cloud.enrolment.broker import FILES, PORT
+
 if TYPE_CHECKING:
     from marram_cloud.config.schema import Aggregator
 
@@ -34,9 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _init(options: argparse.Namespace) -> int:
     from marram_cloud.enrolment.files import FleetFolder
 
-    folder = FleetFolder.create(options.folder, options.fleet, options.region)
+    folder = FleetFolder.create(options.folder, options.fleet, options.region, options.device_days)
     if options.broker:
-        folder.issue_broker(tuple(options.broker))
+        folder.write_broker(tuple(options.broker))
     print(f"fleet {options.fleet!r}, region {options.region!r}: {folder.path}")
     print("Keep ca.key and release.key away from the aggregator once the fleet is real.")
     return 0
@@ -48,7 +51,12 @@ def _enrol(options: argparse.Namespace) -> int:
     from marram_cloud.aggregator import open_ledger
     from marram_cloud.enrolment.files import FleetFolder
 
-    config, folder = _load(options.config), FleetFolder(options.folder)
+    folder = FleetFolder(options.folder)
+    if options.config is None:
+        for name in options.device:
+            print(f"{name}: {folder.enrol(name, days=options.days)[0]}")
+        return 0
+    config = _load(options.config)
     folder.check_aggregator(load_identity(config.broker.identity, role="aggregator"))
     ledger = open_ledger(config)
     for name in options.device:
@@ -58,18 +66,46 @@ def _enrol(options: argparse.Namespace) -> int:
             register(before)
             print(f"{name}: has its files already; this ledger knows it now")
             continue
-        target, _ = folder.enrol(name, register)
+        target, _ = folder.enrol(name, register, options.days)
         print(f"{name}: {target}")
     return 0
 
 
 def _revoke(options: argparse.Namespace) -> int:
     from marram_cloud.aggregator import open_ledger
+    from marram_cloud.enrolment.files import FleetFolder
 
-    ledger = open_ledger(_load(options.config))
-    with ledger.transaction():
-        ledger.revoke_device(options.device, time.time())
-    print(f"{options.device}: revoked; its messages are refused from now on")
+    folder = FleetFolder(options.folder)
+    if options.config is None:
+        revocations = folder.revoke(options.device)
+    else:
+        ledger = open_ledger(_load(options.config))
+        revocations = folder.revoke(options.device, ledger.certificates_of)
+        with ledger.transaction():
+            ledger.revoke(revocations.serials, time.time())
+    for name in options.device:
+        print(f"{name}: revoked")
+    print(
+        f"{folder.path / 'ca.crl'}: list {revocations.number}, {len(revocations.serials)} certificates, good "
+        f"until {revocations.until:%Y-%m-%d}; give it to the broker and to the aggregator"
+    )
+    return 0
+
+
+def _renew(options: argparse.Namespace) -> int:
+    from marram_cloud.enrolment.files import FleetFolder
+
+    folder = FleetFolder(options.folder)
+    renewed = [(path, folder.renew(path)) for path in options.identity] or folder.renew_own()
+    for path, certificate in renewed:
+        print(f"{path}: until {certificate.not_valid_after_utc:%Y-%m-%d}")
+    return 0
+
+
+def _broker_config(options: argparse.Namespace) -> int:
+    from marram_cloud.enrolment.files import FleetFolder
+
+    print(FleetFolder(options.folder).write_broker(tuple(options.host), options.files, options.port))
     return 0
 
 
@@ -194,12 +230,39 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("folder", type=Path)
     made.add_argument("--fleet", required=True)
     made.add_argument("--region", default="main")
-    made.add_argument("--broker", nargs="+", metavar="HOST", help="also a TLS certificate for this broker")
+    made.add_argument(
+        "--broker", nargs="+", metavar="HOST", help="also the files of a broker with these names"
+    )
+    made.add_argument(
+        "--device-days",
+        type=int,
+        default=90,
+        metavar="N",
+        help="lifetime of certificates that devices ask for",
+    )
     enrolled = command("enrol", _enrol, "Make the files that a device needs, and let it take part.")
     enrolled.add_argument("folder", type=Path, help="the fleet's folder")
     enrolled.add_argument("device", nargs="+")
-    revoked = command("revoke", _revoke, "Refuse a device's messages from now on.")
-    revoked.add_argument("device")
+    enrolled.add_argument("--days", type=float, default=730.0, help="lifetime of the certificate")
+    revoked = command(
+        "revoke", _revoke, "Refuse devices from now on, and write the list of revoked certificates."
+    )
+    revoked.add_argument("folder", type=Path, help="the fleet's folder")
+    revoked.add_argument("device", nargs="*", help="none: only write the list anew")
+    renewed = command("renew", _renew, "New certificates in place of old ones, for the same keys.")
+    renewed.add_argument("folder", type=Path, help="the fleet's folder")
+    renewed.add_argument(
+        "identity", type=Path, nargs="*",
+        help="a folder with device.crt or server.crt (default: the fleet folder's aggregator and broker)",
+    )  # fmt: skip
+    broker = command("broker-config", _broker_config, "Write Mosquitto's configuration and access rules.")
+    broker.add_argument("folder", type=Path, help="the fleet's folder")
+    broker.add_argument(
+        "--host", nargs="+", default=(), help="the broker's names, if it has no certificate yet"
+    )
+    broker.add_argument("--files", type=Path, default=FILES, help="where its files will be on its machine")
+    broker.add_argument("--port", type=int, default=PORT)
+    enrolment.add(command("enrolment", None, "Certificates that devices ask for by themselves."))
     rounds = command("rounds", _rounds, "Show the rounds.")
     rounds.add_argument("--json", action="store_true", help="everything, as JSON")
     rounds.add_argument("--last", type=int, default=20)
@@ -210,12 +273,14 @@ def _parser() -> argparse.ArgumentParser:
         "--version", type=int, help="of the parameters (default: the mean of the best evaluated)"
     )
     configured = (
-        enrolled, revoked, rounds, skipped, released,
+        rounds, skipped, released,
         command("devices", _devices, "List the devices."),
         command("run", _run, "Run the aggregator until it is stopped."),
     )  # fmt: skip
     for added in configured:
         added.add_argument("-c", "--config", type=Path, required=True, help="YAML file")
+    for added in (enrolled, revoked):
+        added.add_argument("-c", "--config", type=Path, help="the aggregator's YAML: tell its ledger at once")
     command("schema", _schema, "Print the configuration's JSON Schema, for editors.")
     workshop = command("workshop", _workshop_build, "The model workshop.")
     inner = workshop.add_subparsers(required=True, metavar="COMMAND")

@@ -119,7 +119,7 @@ def test_a_revoked_device_is_refused_with_the_reason_and_the_others_go_on(fleet:
         device.start()
         device.has_windows()
         device.until("its part in a round", lambda status: status["rounds"]["deltas"] > 0)
-        fleet.must("revoke", "device-4", "-c", fleet.aggregator.config)
+        fleet.must("revoke", fleet.folder / "fleet", "device-4", "-c", fleet.aggregator.config)
         device.until("a refusal", lambda status: "revoked" in status["rounds"]["last_refusal"])
         assert fleet.aggregator.refused()["revoked"] >= 1
         assert "REVOKED" in fleet.must("devices", "-c", fleet.aggregator.config)

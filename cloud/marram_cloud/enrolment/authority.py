@@ -23,9 +23,11 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from marram.errors import MarramError
-from marram.wire.certificates import Subject
+from marram.wire.certificates import PublicKey, Subject
 
-_CA_YEARS, _LEAF_DAYS = 20, 730
+AGGREGATOR = "aggregator"
+DEVICE_DAYS, LEAF_DAYS = 90, 730
+_CA_YEARS = 20
 _SKEW = timedelta(days=1)
 
 
@@ -40,22 +42,29 @@ class Authority:
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey
 
-    def issue(self, subject: Subject, key: ec.EllipticCurvePublicKey) -> x509.Certificate:
-        """A certificate for a device or an aggregator."""
-        names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(subject.uri)]
-        return self._sign(subject.name, names, [ExtendedKeyUsageOID.CLIENT_AUTH], key)
+    def issue(self, subject: Subject, key: PublicKey, days: float = LEAF_DAYS) -> x509.Certificate:
+        """A certificate for a device or an aggregator. Raises EnrolmentError for a name that it may not have.
 
-    def issue_server(self, hosts: tuple[str, ...], key: ec.EllipticCurvePublicKey) -> x509.Certificate:
-        """A TLS server certificate (the broker's) for these DNS names and addresses."""
+        The common name is the user name at the broker, whose rules know the aggregator by it: so nobody
+        else ever gets it.
+        """
+        if (subject.name == AGGREGATOR) != (subject.role == "aggregator"):
+            raise EnrolmentError(f"{subject.name!r} is no name for a certificate of role {subject.role!r}")
+        names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(subject.uri)]
+        return self._sign(subject.name, names, [ExtendedKeyUsageOID.CLIENT_AUTH], key, days)
+
+    def issue_server(self, hosts: tuple[str, ...], key: PublicKey) -> x509.Certificate:
+        """A TLS server certificate for these DNS names and addresses; no client can be made of it."""
         names: list[x509.GeneralName] = [_host(host) for host in hosts]
-        return self._sign(hosts[0], names, [ExtendedKeyUsageOID.SERVER_AUTH], key)
+        return self._sign(hosts[0], names, [ExtendedKeyUsageOID.SERVER_AUTH], key, LEAF_DAYS)
 
     def _sign(
         self,
         name: str,
         names: list[x509.GeneralName],
         usages: list[x509.ObjectIdentifier],
-        key: ec.EllipticCurvePublicKey,
+        key: PublicKey,
+        days: float,
     ) -> x509.Certificate:
         now = datetime.now(UTC)
         return (
@@ -65,7 +74,7 @@ class Authority:
             .public_key(key)
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - _SKEW)
-            .not_valid_after(now + timedelta(days=_LEAF_DAYS))
+            .not_valid_after(min(now + timedelta(days=days), self.certificate.not_valid_after_utc))
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(x509.ExtendedKeyUsage(usages), critical=False)

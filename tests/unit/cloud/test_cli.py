@@ -49,7 +49,7 @@ def test_a_round_is_never_given_a_number_that_was_there(site, capsys):
 def test_enrolled_devices_are_listed_and_revoked_ones_marked(site, capsys):
     assert enrol(site, "press-01", "press-02") == 0
     assert (site / "fleet" / "devices" / "press-02" / "device.key").exists()
-    assert run(site, "revoke", "press-02") == 0
+    assert run(site, "revoke", str(site / "fleet"), "press-02") == 0
     capsys.readouterr()
     assert run(site, "devices") == 0
     first, second = capsys.readouterr().out.splitlines()
@@ -62,7 +62,6 @@ def test_enrolled_devices_are_listed_and_revoked_ones_marked(site, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["revoke", "nobody"], "no device 'nobody'"),
         (["release"], "no version has been evaluated"),
         (["release", "--version", "3"], "version 3"),
     ],
@@ -72,6 +71,14 @@ def test_what_cannot_be_done_is_said_on_standard_error_with_status_1(site, capsy
     out, error = capsys.readouterr()
     assert words in error
     assert out == ""
+
+
+def test_a_device_that_nobody_knows_cannot_be_revoked_nor_anybody_beside_it(site, capsys):
+    enrol(site, "a")
+    assert run(site, "revoke", str(site / "fleet"), "a", "nobody") == 1
+    assert "there is no device 'nobody': nothing was revoked" in capsys.readouterr().err
+    assert run(site, "devices") == 0
+    assert "REVOKED" not in capsys.readouterr().out
 
 
 def test_a_device_is_enrolled_once(site, capsys):
@@ -147,7 +154,7 @@ def test_a_configuration_with_mistakes_is_refused_with_their_places(site, capsys
 
 
 def test_as_a_real_process_it_ends_with_status_1_and_no_traceback(site):
-    command = [sys.executable, "-m", "marram_cloud.cli", "revoke", "nobody", "-c", str(site / "cloud.yaml")]
+    command = [sys.executable, "-m", "marram_cloud.cli", "revoke", str(site / "fleet"), "nobody"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("there is no device 'nobody'")

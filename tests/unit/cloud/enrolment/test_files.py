@@ -27,7 +27,7 @@ def snapshot(path):
 def test_a_new_fleet_has_its_authority_its_release_key_and_its_aggregator(folder):
     assert sorted(snapshot(folder.path)) == [
         "aggregator/ca.crt", "aggregator/device.crt", "aggregator/device.key", "aggregator/release.pub",
-        "ca.crt", "ca.key", "fleet.json", "release.key", "release.pub",
+        "ca.crl", "ca.crt", "ca.key", "enrolment.db", "fleet.json", "release.key", "release.pub",
     ]  # fmt: skip
     assert load(folder.path / "aggregator", role="aggregator").subject.uri == (
         "marram://dunes/north/aggregator/aggregator"
