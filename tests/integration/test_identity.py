@@ -17,11 +17,13 @@ from marram.storage import open_database
 from marram.wire import certificates, chunks, envelope
 from marram.wire.tokens import Token
 from marram_cloud.enrolment import authority
+from marram_cloud.enrolment.files import FleetFolder
 from marram_cloud.ledger import ledger as ledgers
 from marram_cloud.ledger.ledger import Ledger
 
 from tests.support.cli import marram
-from tests.support.est import EstServer, issue
+from tests.support.enrolment import EnrolmentServer
+from tests.support.est import issue
 from tests.support.fleet import FLEET, REGION, Device, Fleet
 from tests.support.mosquitto import Client, Mosquitto, free_port
 from tests.support.processes import eventually
@@ -31,7 +33,7 @@ WHO = (FLEET, REGION)
 
 
 class Secured:
-    """A fleet of one device behind a broker that asks for certificates, and its enrolment server.
+    """A fleet of one device, a broker that asks for certificates, and an enrolment server to be started.
 
     The test itself listens on a port of the broker's that asks for none.
     """
@@ -52,7 +54,7 @@ class Secured:
         )
         self.broker = stack.enter_context(Mosquitto(folder / "broker", listener=listener, port=port))
         self.authority = authority.load(folder / "fleet")
-        self.est = stack.enter_context(EstServer(self.authority, fleet=FLEET, region=REGION))
+        self.enrolment = EnrolmentServer(FleetFolder(folder / "fleet"), folder)
         self.plain = Mosquitto(folder / "same", port=plain)
 
     @property
@@ -92,19 +94,18 @@ def test_a_running_device_renews_its_certificate_and_goes_on_with_it(secured: Se
         *WHO,
     )
     (folder / "device.crt").write_bytes(old.public_bytes(Encoding.PEM))
-    (folder / "enrolment.json").write_bytes(msgspec.json.encode(Enrolment(secured.est.url)))
+    (folder / "enrolment.json").write_bytes(msgspec.json.encode(Enrolment(secured.enrolment.url)))
     secured.introduce(old)
-    secured.est.faults = ["unavailable"]
     with Client(secured.plain, "marram/#") as client:
         fleet.start()
-        device.until("a refused renewal", lambda status: "503" in (status["identity"]["error"] or ""))
+        device.until("an attempt", lambda status: "does not answer" in (status["identity"]["error"] or ""))
         assert device.status()["identity"]["days_left"] < 1
         fleet.closed(1)
         assert set(secured.sealed_by(client)) == {certificates.key_id(old)}
 
-        device.until("a new certificate", lambda status: status["identity"]["days_left"] > 80)
+        with secured.enrolment:
+            device.until("a new certificate", lambda status: status["identity"]["days_left"] > 80)
         new = device.identity.certificate
-        assert new == secured.est.issued[0]
         secured.introduce(new)
         eventually("a delta of the new key", lambda: certificates.key_id(new) in secured.sealed_by(client))
         device.until("the link", lambda status: status["link"]["connected"])
@@ -123,16 +124,16 @@ def test_a_key_in_a_token_enrols_connects_and_signs(
     secured: Secured, tmp_path: Path, kind: type[SoftHsm]
 ) -> None:
     fleet, folder = secured.fleet, tmp_path / "identity"
-    with kind(tmp_path / "token") as token:
+    with kind(tmp_path / "token") as token, secured.enrolment as server:
         done = marram(
-            "enrol", "--url", secured.est.url, "--name", "device-1", "--identity", folder,
-            "--token", secured.est.token("device-1"), "--key", token.source,
+            "enrol", "--url", server.url, "--name", "device-1", "--identity", folder,
+            "--token", server.token("--device", "device-1"), "--key", token.source,
             env=token.environment,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         if isinstance(token, Tpm):
             token.flush()
-        secured.introduce(secured.est.issued[0])
+        secured.introduce(x509.load_pem_x509_certificate((folder / "device.crt").read_bytes()))
         device = secured.device
         device.write(cloud={"identity": str(folder)})
         device.start(**token.environment)
@@ -143,7 +144,7 @@ def test_a_key_in_a_token_enrols_connects_and_signs(
         assert device.status()["link"]["connected"]
         assert fleet.aggregator.refused() == {}
         assert sorted(path.name for path in folder.iterdir()) == [
-            "ca.crt", "device.crt", "enrolment.json", "root.json",
+            "ca.crt", "device.crt", "enrolment.json",
         ]  # fmt: skip
 
 

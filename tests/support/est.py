@@ -1,5 +1,7 @@
 """An enrolment server that answers as a test wants: rightly, late, wrongly, or not at all.
 
+The fleet's real one is in ``tests.support.enrolment``; this one does what that never should.
+
     with EstServer(fleet()) as server:
         token = server.token("device-1")
         server.faults += ["unavailable"]
@@ -22,7 +24,7 @@ from tempfile import TemporaryDirectory
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, pkcs7
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from marram.wire import certificates
 from marram.wire.certificates import Subject
@@ -63,7 +65,7 @@ def issue(
 
 
 class EstServer:
-    """See the module's docstring. start, end, fleet, region: of the certificates that it issues."""
+    """See the module's docstring. start, end: of the certificates that it issues, from now."""
 
     def __init__(
         self,
@@ -71,10 +73,7 @@ class EstServer:
         root: bytes | None = ROOT,
         start: timedelta = timedelta(days=-1),
         end: timedelta = timedelta(days=90),
-        fleet: str = "fleet",
-        region: str = "region",
     ) -> None:
-        self._fleet, self._region = fleet, region
         self.by, self.root, self.start, self.end = by, root, start, end
         self.faults: list[str] = []
         self.requests: list[tuple[str, str | None]] = []
@@ -164,7 +163,7 @@ class EstServer:
     ) -> x509.Certificate | None:
         given = base64.b64decode((request.headers["Authorization"] or "").removeprefix("Basic ")).decode()
         name, _, token = given.partition(":")
-        asked = token, csr.public_bytes(Encoding.DER)
+        asked = token, csr.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         if asked not in self._answered:
             if self._tokens.pop(token, None) != name or _name(csr.subject) != name:
                 return None
@@ -187,7 +186,7 @@ class EstServer:
         return self._issue(_name(old.subject), csr) if same(old) == same(csr) else None
 
     def _issue(self, name: str, csr: x509.CertificateSigningRequest) -> x509.Certificate:
-        certificate = issue(self.by, name, csr.public_key(), self.start, self.end, self._fleet, self._region)
+        certificate = issue(self.by, name, csr.public_key(), self.start, self.end)
         self.issued.append(certificate)
         return certificate
 

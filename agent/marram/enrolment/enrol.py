@@ -1,7 +1,7 @@
 """``marram enrol``: a device gets its identity. It may be broken off anywhere, and goes on when run again.
 
-The order of what is written makes that so: the key before anybody hears of it; the request, as a server gives
-the same certificate again only for the same request; the certificate last, for with it the identity is whole.
+The order of what is written makes that so: the key first, before anybody hears of it, as the server gives the
+same certificate again for the same key and token; the certificate last, for with it the identity is whole.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ from marram.wire.certificates import Subject
 from marram.wire.tokens import Token
 from marram.wire.topics import check_name
 
-_REQUEST = "device.csr"
 _BACKOFF_FIRST, _BACKOFF_LAST = 1.0, 60.0
 
 T = TypeVar("T")
@@ -87,7 +86,7 @@ def enrol(wanted: Wanted, say: Callable[[str], None]) -> Enrolled:
     except ValueError as error:
         raise EnrolmentError(str(error)) from error
     key = _key(folder, wanted.key)
-    request = _request(folder, name, key)
+    request = est.request(name, key.private)
 
     def ask() -> tuple[x509.Certificate, x509.Certificate, bytes | None]:
         authority = est.fetch_authority(url, token)
@@ -134,21 +133,6 @@ def _key(folder: Path, source: str) -> DeviceKey:
     return open_key(source, folder / KEY)
 
 
-def _request(folder: Path, name: str, key: DeviceKey) -> bytes:
-    """The request of the last attempt, if it still fits, else a new one (PKCS#10, DER)."""
-    path = folder / _REQUEST
-    try:
-        before = x509.load_der_x509_csr(path.read_bytes())
-        names = [one.value for one in before.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)]
-        if names == [name] and before.public_key() == key.private.public_key():
-            return before.public_bytes(Encoding.DER)
-    except (OSError, ValueError):
-        pass
-    made = est.request(name, key.private)
-    replace_file(path, made)
-    return made
-
-
 def _patiently(ask: Callable[[], T], patience: float, say: Callable[[str], None]) -> T:
     end, longest = time.monotonic() + patience, _BACKOFF_FIRST
     while True:
@@ -177,4 +161,3 @@ def _write(
     replace_file(folder / ENROLMENT, msgspec.json.encode(enrolment) + b"\n", 0o600)
     if not create_file(folder / CERTIFICATE, certificate.public_bytes(Encoding.PEM)):
         raise EnrolmentError(f"{folder / CERTIFICATE}: was written by somebody else meanwhile")
-    (folder / _REQUEST).unlink(missing_ok=True)
