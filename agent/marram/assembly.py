@@ -10,8 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from marram.bundle.file import Bundle, read
+from marram.bundle.bare import Kind, wrap
+from marram.bundle.file import Bundle, read, read_content
 from marram.config.schema import Agent, Cloud, Learning
+from marram.config.schema import Model as ModelConfig
 from marram.device.resources import Resources
 from marram.enrolment.renewal import Renewal
 from marram.inference.model import int8_model
@@ -65,7 +67,7 @@ class Parts:
 
 def assemble(config: Agent) -> Parts:
     """Open everything. Raises MarramError with the reason when something cannot be used."""
-    configured = read(config.model.bundle)
+    configured = _configured(config.model)
     slots = Slots(config.device.state / "slots", configured)
     bundle, path = slots.bundle()
     identity = identities.load(config.cloud.identity, key=config.cloud.key) if config.cloud else None
@@ -85,6 +87,15 @@ def assemble(config: Agent) -> Parts:
     if config.labels.mqtt is not None:
         parts.labels = _labels(config, parts.pipeline)
     return parts
+
+
+def _configured(model: ModelConfig) -> Bundle:
+    """What the YAML names. Raises BundleError."""
+    if model.bundle is not None:
+        return read(model.bundle)
+    assert model.file is not None and model.description is not None, "the schema sees to it"
+    kind: Kind = "tflite" if model.file.suffix == ".tflite" else "onnx"
+    return wrap(read_content(model.file), kind, model.description, str(model.file))
 
 
 def program_options(config: Agent) -> ProgramOptions:

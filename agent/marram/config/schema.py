@@ -10,10 +10,11 @@ import re
 import socket
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import msgspec
 
+from marram.bundle.description import Description
 from marram.config.values import (
     BrokerUrl,
     Duration,
@@ -95,6 +96,8 @@ class Model(_Section, frozen=True, kw_only=True):
     """The model and how it runs.
 
     bundle: the model bundle that the device starts with.
+    file: instead of a bundle, a model file (.onnx or .tflite) that is run as it is, and not trained.
+    description: what such a file does not say of itself.
     threads: threads inside one operator of the model.
     providers: onnxruntime execution providers, best first; what the machine lacks is passed over.
     max_batch: most windows in one call of the model.
@@ -102,12 +105,29 @@ class Model(_Section, frozen=True, kw_only=True):
     parameters: run the int8 program of the bundle, or the parameters that this device trained itself.
     """
 
-    bundle: ExistingFile
+    one_of: ClassVar[tuple[str, ...]] = ("bundle", "file")
+
+    bundle: ExistingFile | None = None
+    file: ExistingFile | None = None
+    description: Description | None = None
     threads: Threads = 1
     providers: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("CPUExecutionProvider",)
     max_batch: Count = 64
     queue: Count = 4096
     parameters: Literal["bundle", "own"] = "bundle"
+
+    def problems(self) -> Problems:
+        """Cross-field mistakes."""
+        if self.bundle is None and self.file is None:
+            yield ("bundle",), "this key is missing: expected the path of a bundle, or file and description"
+        if self.bundle is not None and self.file is not None:
+            yield ("file",), "expected either bundle or file, found both"
+        if (self.file is None) != (self.description is None):
+            yield ("description",), "expected file and description together, found one of them"
+        if self.file is not None and self.file.suffix not in (".onnx", ".tflite"):
+            yield ("file",), f"expected a file that ends in .onnx or .tflite, found {self.file.name}"
+        if self.file is not None and self.parameters == "own":
+            yield ("parameters",), "expected bundle: a bare model file cannot be trained"
 
 
 class Cloud(_Section, frozen=True, kw_only=True):
@@ -268,6 +288,8 @@ class Agent(_Section, frozen=True, kw_only=True):
 
     def problems(self) -> Problems:
         """Cross-field mistakes."""
+        if self.model.file is not None and self.learning is not None and self.learning.schedule is not None:
+            yield ("learning", "schedule"), "expected no schedule: a bare model file cannot be trained"
         names = [sensor.name for sensor in self.sensors]
         for index, name in enumerate(names):
             if name in names[:index]:
