@@ -10,13 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from marram import RELEASED
 from marram.bundle.bare import Kind, wrap
 from marram.bundle.file import Bundle, read, read_content
 from marram.config.schema import Agent, Cloud, Learning
 from marram.config.schema import Model as ModelConfig
-from marram.device.resources import Resources
+from marram.device.resources import Resources, minute_of_day
 from marram.enrolment.renewal import Renewal
-from marram.inference.model import int8_model
+from marram.errors import BundleError, ProgramError
+from marram.inference.model import Model, int8_model
 from marram.inference.pipeline import Pipeline
 from marram.inference.queue import WindowQueue
 from marram.learning import journal as journals
@@ -34,8 +36,11 @@ from marram.link.mqtt import LinkEvent, Message, MqttLink, Options, Up
 from marram.loop import Loop
 from marram.outputs.output import OUTPUTS, Output, OutputContext
 from marram.programs.program import ProgramOptions
-from marram.releases.slots import Slots
-from marram.releases.updater import Updater
+from marram.releases.hold import Hold
+from marram.releases.installation import Installation
+from marram.releases.machine import Deadlines
+from marram.releases.swap import Swap
+from marram.releases.updater import Place, Updater
 from marram.sensors.sensor import SENSORS, Sensor, SensorContext
 from marram.storage import open_database
 from marram.stream.labels import parse_label
@@ -53,7 +58,8 @@ class Parts:
     sensors: dict[str, Sensor]
     pipeline: Pipeline
     loop: Loop
-    slots: Slots
+    installation: Installation
+    hold: Hold
     resources: Resources
     workshop: Workshop | None = None
     local: LocalLearning | None = None
@@ -68,18 +74,23 @@ class Parts:
 def assemble(config: Agent) -> Parts:
     """Open everything. Raises MarramError with the reason when something cannot be used."""
     configured = _configured(config.model)
-    slots = Slots(config.device.state / "slots", configured)
-    bundle, path = slots.bundle()
+    releases = config.releases
+    deadlines = Deadlines(releases.deadline, 2 * releases.preflight_timeout, releases.trial.deadline)
+    installation = Installation.open(config.device.state / "releases", configured, deadlines)
     identity = identities.load(config.cloud.identity, key=config.cloud.key) if config.cloud else None
-    loop = Loop(_clock(identity))
+    clock = _clock(installation, identity)
+    bundle, path, model = installation.start(lambda one: int8_model(one, program_options(config)), clock())
+    loop = Loop(clock)
     sensors = _sensors(config)
     parts = Parts(
         sensors=sensors,
-        pipeline=_pipeline(config, bundle, sensors, identity),
+        pipeline=_pipeline(config, bundle, model, sensors, identity),
         loop=loop,
-        slots=slots,
+        installation=installation,
+        hold=Hold(config.device.state / "releases" / "hold"),
         resources=Resources(),
     )
+    _add_fallback(config, parts)
     if config.learning is not None:
         _add_learning(config, config.learning, bundle, path, parts)
     if config.cloud is not None and identity is not None:
@@ -102,10 +113,25 @@ def program_options(config: Agent) -> ProgramOptions:
     return ProgramOptions(config.model.threads, config.model.providers)
 
 
-def _clock(identity: Identity | None) -> Callable[[], float]:
-    """Unix seconds, never before the start of the own certificate: a device may wake in 1970."""
-    floor = identity.floor if identity else 0.0
-    return lambda: max(time.time(), floor)
+def _clock(installation: Installation, identity: Identity | None) -> Callable[[], float]:
+    """Unix seconds, never before what has surely passed: a device may wake in 1970.
+
+    That is: this version's release, the start of the own certificate, the newest signed metadata.
+    """
+    floor = max(RELEASED, identity.floor if identity else 0.0)
+    return lambda: max(time.time(), floor, installation.machine.state.floor)
+
+
+def _add_fallback(config: Agent, parts: Parts) -> None:
+    """A release that has not shown yet that it works runs with what ran before it at hand."""
+    running = parts.installation.machine.running
+    if running is None or running.confirmed:
+        return
+    try:
+        before = parts.installation.bundle(parts.installation.machine.state.previous)
+        parts.pipeline.fallback = int8_model(before, program_options(config))
+    except (BundleError, ProgramError) as error:
+        log.error("nothing to fall back on: %s", error)
 
 
 def _sensors(config: Agent) -> dict[str, Sensor]:
@@ -114,7 +140,7 @@ def _sensors(config: Agent) -> dict[str, Sensor]:
 
 
 def _pipeline(
-    config: Agent, bundle: Bundle, sensors: dict[str, Sensor], identity: Identity | None
+    config: Agent, bundle: Bundle, model: Model, sensors: dict[str, Sensor], identity: Identity | None
 ) -> Pipeline:
     manifest = bundle.manifest
     stream = Stream(
@@ -131,12 +157,10 @@ def _pipeline(
     outputs: dict[str, Output] = {}
     for index, output in enumerate(config.outputs):
         outputs[f"{index}-{output.__struct_config__.tag}"] = OUTPUTS.open(output, context)
-    if config.model.parameters == "own":
-        model = Own(config.device.state / "own", bundle).model(program_options(config))
-    else:
-        model = int8_model(bundle, program_options(config))
+    own = config.model.parameters == "own"
+    first = Own(config.device.state / "own", bundle).model(program_options(config)) if own else model
     queue = WindowQueue(config.model.queue)
-    return Pipeline(stream, manifest.labels, queue, model, outputs, None, config.model.max_batch)
+    return Pipeline(stream, manifest.labels, queue, first, outputs, None, config.model.max_batch)
 
 
 def _add_learning(config: Agent, learning: Learning, bundle: Bundle, path: Path, parts: Parts) -> None:
@@ -168,7 +192,7 @@ def _add_learning(config: Agent, learning: Learning, bundle: Bundle, path: Path,
 
 
 def _add_cloud(config: Agent, cloud: Cloud, identity: Identity, bundle: Bundle, parts: Parts) -> None:
-    subject, manifest, loop = identity.subject, bundle.manifest, parts.loop
+    subject, loop = identity.subject, parts.loop
     topics = Topics(subject.fleet, subject.region)
     options = Options(
         client_id=f"{subject.region}-{subject.name}",
@@ -180,49 +204,31 @@ def _add_cloud(config: Agent, cloud: Cloud, identity: Identity, bundle: Bundle, 
         Broker.parse(cloud.broker), options, lambda event: loop.post(lambda now: heard(event, now))
     )
 
-    def swap(released: Bundle) -> None:
-        parts.pipeline.swap(int8_model(released, program_options(config)))
-
     def announce() -> None:
-        current = parts.slots.current()
-        release = current.version if current else manifest.version
+        running = parts.installation.machine.running
+        release = running.release.version if running else parts.installation.slots.configured.manifest.version
         state = {"online": True, "release": release, "learning": rounds is not None}
         link.publish(topics.state(subject.name), json.dumps(state).encode(), retain=True)
 
     def renewed(now: Identity) -> None:
-        # Both at once: what is sealed by the new key goes out after the greeting of the new connection.
+        # Both at once: what is sealed by the new key goes out after the greeting of the new connection, in
+        # which the device's report shows the new certificate.
         own = now.author()
         author.renew(own.signer, own.chain)
         link.reconnect(now.tls())
 
-    updater = None
-    if identity.release_key is None:
-        log.warning("%s: holds no key to check releases with; none are received", identity.folder)
-    else:
-        updater = Updater(
-            topics=topics,
-            model=manifest.name,
-            release_key=identity.release_key,
-            link=link,
-            slots=parts.slots,
-            spool=config.device.state / "spool",
-            memory=config.learning.trainer.memory if config.learning else Learning().trainer.memory,
-            loop=loop,
-            swap=swap,
-            installed=announce,
-        )
-        loop.add(updater)
     author = identity.author()
+    updater = _updater(config, identity, author, link, announce, parts)
     rounds = _rounds(config, identity, author, bundle, link, parts)
     url = cloud.enrolment or identity.enrolment.url
-    renewal = Renewal(identity, url, loop, renewed, _clock(identity)())
+    renewal = Renewal(identity, url, loop, renewed, _clock(parts.installation, identity)())
 
     def heard(event: LinkEvent, now: float) -> None:
         match event:
             case Up():
                 announce()
                 if updater is not None:
-                    updater.connected()
+                    updater.connected(event.max_payload, now)
                 if rounds is not None:
                     rounds.connected(event.max_payload, now)
             case Message():
@@ -231,13 +237,57 @@ def _add_cloud(config: Agent, cloud: Cloud, identity: Identity, bundle: Bundle, 
                     rounds.arrived(event.topic, event.payload, now)
             case _:
                 log.info("the link is down: %s", event.reason)
+                if updater is not None:
+                    updater.disconnected()
                 if rounds is not None:
                     rounds.disconnected(now)
 
     parts.link, parts.updater, parts.rounds, parts.renewal = link, updater, rounds, renewal
     loop.add(renewal)
+    if updater is not None:
+        loop.add(updater)
     if rounds is not None:
         loop.add(rounds)
+
+
+def _updater(
+    config: Agent,
+    identity: Identity,
+    author: Author,
+    link: MqttLink,
+    announce: Callable[[], None],
+    parts: Parts,
+) -> Updater | None:
+    """Following releases: only with a root to trust them by."""
+    if not identity.root.exists():
+        log.warning("%s: is not there, so no releases are followed; enrol the device again", identity.root)
+        return None
+    subject, learning, pipeline = identity.subject, config.learning, parts.pipeline
+    place = Place(
+        device=subject.name,
+        tags=(*config.device.tags, f"region:{subject.region}"),
+        model=parts.installation.slots.configured.manifest.name,
+        root=identity.root,
+        store=str(config.device.state / "windows.db") if learning is not None else "",
+        threads=config.model.threads,
+        providers=config.model.providers,
+        nice=(learning or Learning()).trainer.nice,
+    )
+    updater = Updater(
+        settings=config.releases,
+        at=place,
+        installation=parts.installation,
+        inference=Swap(pipeline, program_options(config)),
+        topics=Topics(subject.fleet, subject.region),
+        author=author,
+        link=link,
+        loop=parts.loop,
+        hold=parts.hold,
+        minute=minute_of_day,
+        changed=announce,
+    )
+    pipeline.shadow = updater.trying.shadow
+    return updater
 
 
 def _rounds(
@@ -249,14 +299,14 @@ def _rounds(
     subject, manifest = identity.subject, bundle.manifest
     database = open_database(config.device.state / "journal.db", journals.SCHEMA)
     # The fleet's version 0 is what the configured bundle holds, whatever release runs by now.
-    journal = Journal(database, manifest.family, parts.slots.configured.parameters())
+    journal = Journal(database, manifest.family, parts.installation.slots.configured.parameters())
     trust = AggregatorTrust(identity.authority, subject.fleet, subject.region)
     topics = Topics(subject.fleet, subject.region)
 
     def make() -> Participant:
         return Participant(topics, author, trust, manifest.family, journal.memory())
 
-    return Rounds(make, journal, link, parts.workshop, parts.loop, _clock(identity))
+    return Rounds(make, journal, link, parts.workshop, parts.loop, parts.loop.clock)
 
 
 def _labels(config: Agent, pipeline: Pipeline) -> MqttLink:

@@ -10,9 +10,13 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from marram import __version__
 from marram.errors import MarramError
+
+if TYPE_CHECKING:
+    from marram.releases.hold import Hold
 
 DEFAULT_CONFIG = Path("/etc/marram/marram.yaml")
 DEFAULT_IDENTITY = Path("/var/lib/marram/identity")
@@ -97,6 +101,43 @@ def _status(options: argparse.Namespace) -> int:
     return 0
 
 
+def _releases(options: argparse.Namespace) -> int:
+    from marram.control import ask
+    from marram.status import releases_text
+
+    answer = ask(_socket(options), {"command": "releases"})
+    print(json.dumps(answer, indent=2) if options.json else releases_text(answer))
+    return 0
+
+
+def _hold(options: argparse.Namespace) -> int:
+    hold = _hold_of(options)
+    hold.set(options.reason)
+    print(f"{hold.path}: no release takes over until `marram updates resume`")
+    return 0
+
+
+def _resume(options: argparse.Namespace) -> int:
+    print("updates go on" if _hold_of(options).lift() else "updates were not held")
+    return 0
+
+
+def _hold_of(options: argparse.Namespace) -> Hold:
+    from marram.config.load import load
+    from marram.config.schema import Agent
+    from marram.releases.hold import Hold
+
+    return Hold(load(options.config, Agent, check_files=False).device.state / "releases" / "hold")
+
+
+def _ask_updates(options: argparse.Namespace) -> int:
+    from marram.control import ask
+
+    ask(_socket(options), {"command": "updates", "do": options.do})
+    print("asked; `marram releases` shows what comes of it")
+    return 0
+
+
 def _label(options: argparse.Namespace) -> int:
     from marram.control import ControlError, ask
 
@@ -141,12 +182,27 @@ def _parser() -> argparse.ArgumentParser:
     _add_enrol(command("enrol", _enrol, "Get this device's identity from its fleet's enrolment server."))
     shown = command("status", _status, "Ask the running agent how it is.")
     shown.add_argument("--json", action="store_true", help="everything, as JSON")
+    released = command("releases", _releases, "Show which release runs here, and what became of others.")
+    released.add_argument("--json", action="store_true", help="everything, as JSON")
+    updates = command("updates", None, "Hold updates, or ask for them.")
+    doing = updates.add_subparsers(required=True, metavar="WHAT")
+    held = doing.add_parser("hold", help="let no release take over")
+    held.add_argument("reason", nargs="?", default="by hand")
+    held.set_defaults(command=_hold)
+    resumed = doing.add_parser("resume", help="let releases take over again")
+    resumed.set_defaults(command=_resume)
+    asked = []
+    for do, text in (("check", "look for releases now"), ("retry", "try refused releases again")):
+        asked.append(doing.add_parser(do, help=text))
+        asked[-1].set_defaults(command=_ask_updates, do=do)
+    for added in (held, resumed):
+        config(added)
     labelled = command("label", _label, "Say what a span of time was, for training.")
     labelled.add_argument("label", help="one of the model's labels")
     labelled.add_argument("--from", dest="start", type=float, help="begin, Unix seconds")
     labelled.add_argument("--to", dest="end", type=float, help="end, Unix seconds (default: now)")
     labelled.add_argument("--last", type=float, default=60.0, help="seconds before the end (default 60)")
-    for added in (shown, labelled):
+    for added in (shown, released, *asked, labelled):
         config(added)
         added.add_argument(
             "--socket", help="the agent's control socket, instead of reading the configuration"

@@ -23,7 +23,7 @@ from marram.errors import MarramError
 from marram.notify import notify, watchdog_period
 from marram.sensors.reading import read_to_the_end
 from marram.sensors.sensor import Sensor
-from marram.status import status
+from marram.status import releases, status
 from marram.storage import hold_folder
 
 log = logging.getLogger(__name__)
@@ -78,6 +78,8 @@ class Daemon:
                 thread.start()
             leaving.callback(self._wind_up, threads)
             control.start()
+            if parts.updater is not None:
+                parts.loop.post(parts.updater.begin)
             for link in (parts.link, parts.labels):
                 if link is not None:
                     link.start()
@@ -146,6 +148,9 @@ class Daemon:
                 link.stop()
         if parts.workshop is not None:
             parts.workshop.stop()
+        if parts.updater is not None:
+            parts.loop.post(parts.updater.end)
+        parts.loop.post(parts.installation.stop)
         parts.loop.stop()
         for thread in threads[2:]:
             thread.join(timeout=5)
@@ -164,8 +169,21 @@ class Daemon:
         pipeline = self._parts.pipeline
         return {
             "status": lambda request: status(self._config, self._parts),
+            "releases": lambda request: releases(self._parts),
+            "updates": lambda request: self._updates(str(request["do"])),
             "label": lambda request: {
                 "known": pipeline.label(str(request["label"]), float(request["from"]), float(request["to"])),
                 "labels": list(pipeline.labels),
             },
         }
+
+    def _updates(self, do: str) -> dict[str, object]:
+        """The operator wants to have releases looked for, or refused ones tried again."""
+        updater = self._parts.updater
+        if updater is None:
+            raise DaemonError("this device follows no releases: it has no cloud, or no root.json")
+        wanted = {"check": updater.look_now, "retry": updater.retry}.get(do)
+        if wanted is None:
+            raise DaemonError(f"updates cannot {do!r}; they can check and retry")
+        self._parts.loop.post(wanted)
+        return {"asked": do}

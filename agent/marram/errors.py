@@ -33,6 +33,10 @@ class ProgramError(MarramError):
     """A program cannot be loaded by its runtime, or refused its inputs."""
 
 
+class NotFiniteError(ProgramError):
+    """A program gave NaN or infinity."""
+
+
 class StorageError(MarramError):
     """State on disk cannot be read or written."""
 

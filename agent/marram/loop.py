@@ -16,6 +16,7 @@ from marram.errors import MarramError
 log = logging.getLogger(__name__)
 
 _IDLE = 5.0
+_SET_BACK = 60.0
 
 
 class Member(Protocol):
@@ -26,17 +27,20 @@ class Member(Protocol):
         """When ``wake`` is due (Unix s), or None."""
         ...
 
-    def wake(self, now: float) -> None: ...
+    def wake(self, now: float) -> None:
+        """It is due; early, when the clock was set back."""
+        ...
 
 
 class Loop:
     """See the module's docstring. clock: Unix seconds that are never before a time that surely passed."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
+        self.clock = clock
         self._calls: queue.SimpleQueue[Callable[[float], None] | None] = queue.SimpleQueue()
         self._members: list[Member] = []
         self._held: dict[int, float] = {}
+        self._latest = 0.0
         self.beat = time.monotonic()
 
     def add(self, member: Member) -> None:
@@ -65,12 +69,19 @@ class Loop:
             self._wake()
 
     def _until_wake(self) -> float:
-        now = self._clock()
+        now = self.clock()
         waits = [at - now for member in self._members if (at := self._due(member)) is not None]
         return min(max(min(waits, default=_IDLE), 0.0), _IDLE)
 
     def _wake(self) -> None:
-        now = self._clock()
+        now = self.clock()
+        # Times that were set by a clock that was wrong would be waited for, perhaps for years.
+        set_back, self._latest = now < self._latest - _SET_BACK, now
+        if set_back:
+            self._held.clear()
+            for member in self._members:
+                if member.wake_at is not None:
+                    self._guard(member.wake)
         for member in self._members:
             at = self._due(member)
             if at is not None and now >= at and not self._guard(member.wake):
@@ -82,14 +93,14 @@ class Loop:
         held = self._held.get(id(member))
         if at is None or held is None:
             return at
-        if self._clock() >= held:
+        if self.clock() >= held:
             del self._held[id(member)]
         return max(at, held)
 
     def _guard(self, call: Callable[[float], None]) -> bool:
         """Whether the call went well. One failing part must not take the others with it."""
         try:
-            call(self._clock())
+            call(self.clock())
         except MarramError as error:
             log.error("%s", error)
         except Exception:

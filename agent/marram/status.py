@@ -21,14 +21,14 @@ def status(config: Agent, parts: Parts) -> dict[str, Any]:
     uptime = max(time.time() - _BEGAN, 1e-3)
     p50, p99 = pipeline.latency_us()
     rss, pss = parts.resources.memory()
-    current = parts.slots.current()
+    running = parts.installation.machine.running
     answer: dict[str, Any] = {
         "device": config.device.name,
         "pid": os.getpid(),
         "uptime": round(uptime, 1),
         "model": {
             "name": pipeline.model.name if pipeline.model else None,
-            "release": current.version if current else None,
+            "release": running.release.version if running else None,
             "swaps": pipeline.swaps,
         },
         "windows": {
@@ -93,8 +93,7 @@ def status(config: Agent, parts: Parts) -> dict[str, Any]:
             "bytes_out": parts.link.bytes_out,
             "bytes_in": parts.link.bytes_in,
         }
-    if parts.updater is not None:
-        answer["release"] = {"state": parts.updater.state}
+    answer["release"] = releases(parts)
     if parts.renewal is not None:
         renewal, now = parts.renewal, time.time()
         answer["identity"] = {
@@ -106,6 +105,60 @@ def status(config: Agent, parts: Parts) -> dict[str, Any]:
             "error": renewal.error or None,
         }
     return answer
+
+
+def releases(parts: Parts) -> dict[str, Any]:
+    """What runs, how far the last release is, what is refused and why; for ``marram releases``."""
+    machine, updater = parts.installation.machine, parts.updater
+    running, committed = machine.running, machine.state.committed
+    stage, target, reason, since = machine.report()
+    return {
+        "running": running.release.target if running else None,
+        "confirmed": running.confirmed if running else None,
+        "previous": machine.state.previous.release.target if machine.state.previous else None,
+        "overruled": committed.release.target if committed is not None and running is None else None,
+        "stage": stage,
+        "release": target or None,
+        "reason": reason or None,
+        "since": since or None,
+        "held": parts.hold.reason(),
+        "refused": {one.target: one.reason for one in machine.state.refused if one.sha256 in machine.refused},
+        "followed": updater is not None,
+        "checked": (updater.checked or None) if updater else None,
+        "problem": (updater.problem or None) if updater else None,
+        "trial": msgspec.to_builtins(updater.trying.measured) if updater and stage == "trial" else None,
+        "child": (updater.look.pid or updater.trying.pid) if updater else None,
+    }
+
+
+def releases_text(answer: dict[str, Any]) -> str:
+    """``marram releases`` for a terminal."""
+    lines = [f"running   {answer['running'] or 'the configured bundle'}"]
+    if answer["confirmed"] is False:
+        lines[0] += " (not confirmed yet)"
+    if answer["overruled"]:
+        lines.append(f"set aside {answer['overruled']}: the configuration names another bundle than then")
+    if answer["previous"]:
+        lines.append(f"before    {answer['previous']}")
+    if answer["release"]:
+        when = f" since {time.strftime('%Y-%m-%d %H:%M', time.localtime(answer['since']))}"
+        reason = f": {answer['reason']}" if answer["reason"] else ""
+        lines.append(
+            f"last      {answer['release']} {answer['stage']}{when if answer['since'] else ''}{reason}"
+        )
+    if answer["trial"]:
+        trial = answer["trial"]
+        lines.append(f"trial     {trial['windows']} windows, {trial['agreed']} of {trial['compared']} alike")
+    if answer["held"] is not None:
+        lines.append(f"held      {answer['held']}")
+    if not answer["followed"]:
+        lines.append("followed  no: this device has no cloud, or no root.json to trust releases by")
+    elif answer["checked"]:
+        lines.append(f"checked   {time.strftime('%Y-%m-%d %H:%M', time.localtime(answer['checked']))}")
+    if answer["problem"]:
+        lines.append(f"problem   {answer['problem']}")
+    lines += [f"refused   {target}: {reason}" for target, reason in answer["refused"].items()]
+    return "\n".join(lines)
 
 
 def text(answer: dict[str, Any]) -> str:
@@ -145,8 +198,8 @@ def text(answer: dict[str, Any]) -> str:
             f"link      {'connected' if link['connected'] else 'not connected'}, "
             f"{link['bytes_out']} bytes out, {link['bytes_in']} bytes in"
         )
-    if "release" in answer:
-        lines.append(f"release   {answer['release']['state']}")
+    release = answer["release"]
+    lines.append(f"release   {release['running'] or 'the configured bundle'}; {release['stage']}")
     if "identity" in answer:
         lines += _identity(answer["identity"])
     for name, sensor in answer["sensors"].items():

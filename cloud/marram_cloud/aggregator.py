@@ -17,15 +17,19 @@ from marram.link.mqtt import Down, LinkEvent, Message, MqttLink, Options, Up
 from marram.notify import notify
 from marram.storage import hold_folder, open_database
 from marram.wire import certificates, envelope, reasons
+from marram.wire.messages import Report
 from marram.wire.signed import MAX_ENVELOPE, Author
 from marram.wire.topics import Topics
 
 from marram_cloud.config.schema import Aggregator
 from marram_cloud.engines.local import LocalEngine
 from marram_cloud.ledger import ledger as ledgers
-from marram_cloud.ledger.ledger import Ledger, StoredRelease
+from marram_cloud.ledger.ledger import Ledger
 from marram_cloud.ledger.migrate import migrate
-from marram_cloud.releases import publish
+from marram_cloud.presence import read_state
+from marram_cloud.releases.online.reports import open_reports
+from marram_cloud.releases.online.service import ReleaseService
+from marram_cloud.releases.rollout.store import RolloutStore
 from marram_cloud.retained import Retained
 from marram_cloud.revocations import RevocationFile
 from marram_cloud.rounds.service import UNKNOWN, Model, Service
@@ -36,8 +40,11 @@ _BATCH = 256
 # More than that waits at the broker: a flood of deltas must not fill this process's memory.
 _RECEIVE_MAXIMUM = 256
 _IDLE = 5.0
-_CONNECT = 20.0
 _AGAIN, _RESTORE_AGAIN = 0.5, 1.0
+# Looking whether another process changed the repository costs one stat.
+_LOOK = 0.5
+# Blocks on their way to the broker at a time, and sent between two looks at what came: rounds go first.
+_BLOCKS_WAITING, _BLOCKS_TURN, _BLOCKS_PAUSE = 1 << 20, 256 << 10, 0.005
 
 
 def open_ledger(config: Aggregator) -> Ledger:
@@ -87,9 +94,10 @@ class Runner:
         if "train" not in manifest.programs:
             raise MarramError(f"{config.bundle}: has no 'train' program, so there is nothing to learn")
         self._topics = Topics(identity.subject.fleet, identity.subject.region)
-        self._model, self._key = manifest.name, certificates.public_key(identity.certificate)
+        self._key = certificates.public_key(identity.certificate)
         self._link = open_link(config, identity, "aggregator", self._events.put)
         author = Author(identity.subject, identity.signer, (certificates.der(identity.certificate),))
+        self._releases = self._release_service(config)
         self._service = Service(
             ledger=self._ledger,
             author=author,
@@ -99,8 +107,18 @@ class Runner:
             engine=LocalEngine(),
             send=self._send,
             authority=identity.authority,
+            reported=self._reported,
         )
         self._revocations = RevocationFile(config.crl, identity.authority) if config.crl else None
+
+    def _release_service(self, config: Aggregator) -> ReleaseService | None:
+        if config.releases is None:
+            return None
+        repository = config.releases.online_repository()
+        repository.layout.load()
+        reports = open_reports(config.state)
+        limits = config.releases.limits()
+        return ReleaseService(RolloutStore(repository), reports, self._topics, limits, self._send)
 
     def stop(self) -> None:
         """Ask for the end; may be called from a signal handler."""
@@ -117,6 +135,8 @@ class Runner:
             self._turn()
         self._link.stop()
         self._ledger.database.close()
+        if self._releases is not None:
+            self._releases.reports.database.close()
         self._hold.close()
 
     def _turn(self) -> None:
@@ -126,6 +146,8 @@ class Runner:
         timeout = _IDLE if wake is None else min(max(wake - time.time(), 0.0), _IDLE)
         if self._owed or self._restore:
             timeout = min(timeout, _AGAIN)
+        if self._releases is not None:
+            timeout = min(timeout, self._serve_blocks(self._releases))
         messages: list[Message] = []
         try:
             event = self._events.get(timeout=timeout)
@@ -139,19 +161,59 @@ class Runner:
                 event = self._events.get_nowait()
         except queue.Empty:
             pass
-        if messages:
-            batch = [(message.topic, message.payload) for message in messages]
-            self._service.take([one for one in batch if self._topics.device_of(one[0])], time.time())
-            self._guard([one for one in batch if not self._topics.device_of(one[0])])
-            # The broker may forget them only now that they are in the ledger.
-            for message in messages:
-                message.done()
+        self._take(messages)
         wake = self._service.wake_at
         if wake is not None and time.time() >= wake:
             self._service.wake(time.time())
+        if self._releases is not None:
+            self._releases.look(time.time())
         self._pay()
         if self._restore and time.monotonic() - self._published >= _RESTORE_AGAIN:
             self._publish_all()
+
+    def _take(self, messages: list[Message]) -> None:
+        if not messages:
+            return
+        batch = [(message.topic, message.payload) for message in messages]
+        self._service.take([one for one in batch if self._topics.device_of(one[0])], time.time())
+        if self._releases is not None:
+            self._take_for_releases(self._releases, batch)
+        self._guard([one for one in batch if not self._topics.device_of(one[0])])
+        # The broker may forget them only now that they are in the ledger.
+        for message in messages:
+            message.done()
+
+    def _reported(self, device: str, report: Report, counter: int, now: float) -> None:
+        if self._releases is not None:
+            self._releases.take_report(device, report, counter, now)
+
+    def _serve_blocks(self, releases: ReleaseService) -> float:
+        """Send some of what devices fetch; seconds until there is a reason to look again."""
+        room = min(_BLOCKS_TURN, _BLOCKS_WAITING - self._link.waiting)
+        if room > 0 and not releases.serve(room):
+            return _LOOK
+        return _BLOCKS_PAUSE if releases.blocks.waiting else _LOOK
+
+    def _take_for_releases(self, releases: ReleaseService, batch: list[tuple[str, bytes]]) -> None:
+        """Who is online, and who fetches what."""
+        for topic, payload in batch:
+            device = self._topics.device_of(topic)
+            if device is None:
+                continue
+            if topic == self._topics.state(device):
+                online = read_state(payload).online and self._ledger.trusts(device, time.time())
+                releases.presence(device, online)
+            elif topic == self._topics.up(device, "fetch"):
+                try:
+                    if not self._ledger.trusts(device, time.time()):
+                        raise WireError(reasons.UNKNOWN_DEVICE, "fetches without being known here")
+                    releases.fetch(device, payload)
+                except WireError as error:
+                    self._count_refusal(UNKNOWN, error.reason, f"{device}: {error}")
+
+    def _count_refusal(self, device: str, reason: str, detail: str) -> None:
+        with self._ledger.transaction():
+            self._ledger.count_refusal(device, reason, detail[:500], time.time())
 
     def _look_for_revocations(self) -> None:
         revocations = self._revocations.news() if self._revocations is not None else None
@@ -166,8 +228,10 @@ class Runner:
                     self._owed.setdefault(lost.topic, lost.payload)
             return
         self._link.subscribe(self._service.subscriptions())
-        self._link.watch(self._topics.aggregators(self._model))
-        publish.remember_limit(self._ledger, event.max_payload)
+        self._link.watch(self._topics.aggregators())
+        if self._releases is not None:
+            self._link.subscribe(self._releases.subscriptions())
+            self._releases.max_payload = event.max_payload
         self._max_payload = event.max_payload
         self._publish_all()
 
@@ -175,34 +239,19 @@ class Runner:
         """Make what the broker keeps what the ledger says."""
         self._restore, self._published = False, time.monotonic()
         self._service.connected(time.time(), self._max_payload)
-        releases = self._ledger.latest_releases(2)
-        for release in releases[:1]:
-            for topic, payload in publish.messages(release, self._topics):
-                self._send(topic, payload, True)
-        for older in releases[1:]:
-            # Who published the newest one may have been killed before it took this one off.
-            if older.digest != releases[0].digest:
-                for topic, payload in publish.withdrawn(older, self._topics):
-                    self._send(topic, payload, True)
+        if self._releases is not None:
+            self._releases.connected(time.time())
 
     def _guard(self, messages: list[tuple[str, bytes]]) -> None:
         """Messages on the aggregator's own topics: count others', and put right what the broker keeps."""
         if not messages:
             return
-        # Another process, `marram-cloud release`, may have published these and taken older ones off.
-        release = self._ledger.latest_release()
-        self._retained.forget(f"{self._topics.root}/release/")
-        for topic, payload in publish.messages(release, self._topics) if release is not None else ():
-            self._retained.note(topic, payload)
         for topic, payload in messages:
             if self._retained.knows(topic, payload) or self._signed_here(topic, payload):
                 continue
             if topic in self._retained:
                 log.warning("somebody else wrote on %s; is the broker open to all?", topic)
-                with self._ledger.transaction():
-                    self._ledger.count_refusal(
-                        UNKNOWN, reasons.WRONG_SENDER, f"wrote on {topic}", time.time()
-                    )
+                self._count_refusal(UNKNOWN, reasons.WRONG_SENDER, f"wrote on {topic}")
                 self._restore = True
             elif payload:
                 log.info("nothing belongs on %s: it is taken off the broker", topic)
@@ -233,38 +282,3 @@ class Runner:
             if not self._link.publish(topic, payload, retain=True):
                 return
             del self._owed[topic]
-
-
-def region_topics(config: Aggregator) -> Topics:
-    """The topics of the region that the aggregator's identity names."""
-    subject = load_identity(config.broker.identity, role="aggregator").subject
-    return Topics(subject.fleet, subject.region)
-
-
-def publish_once(
-    config: Aggregator, topics: Topics, release: StoredRelease, older: StoredRelease | None
-) -> bool:
-    """Publish a release from a process of its own; False when the broker is away.
-
-    The parts of the older release are taken off the broker after the new one is there.
-    """
-    identity = load_identity(config.broker.identity, role="aggregator")
-    up = threading.Event()
-
-    def listen(event: LinkEvent) -> None:
-        if isinstance(event, Up):
-            up.set()
-
-    link = open_link(config, identity, f"release-{time.time_ns()}", listen)
-    link.start()
-    try:
-        if not up.wait(_CONNECT):
-            return False
-        for topic, payload in publish.messages(release, topics):
-            link.publish(topic, payload, retain=True)
-        if older is not None and older.digest != release.digest:
-            for topic, payload in publish.withdrawn(older, topics):
-                link.publish(topic, payload, retain=True)
-        return link.drain(_CONNECT)
-    finally:
-        link.stop()

@@ -16,6 +16,7 @@ from marram.errors import MarramError
 
 from marram_cloud.enrolment import commands as enrolment
 from marram_cloud.enrolment.broker import FILES, PORT
+from marram_cloud.releases import cli as releases
 
 if TYPE_CHECKING:
     from marram_cloud.config.schema import Aggregator
@@ -37,11 +38,13 @@ def main(arguments: list[str] | None = None) -> int:
 def _init(options: argparse.Namespace) -> int:
     from marram_cloud.enrolment.files import FleetFolder
 
-    folder = FleetFolder.create(options.folder, options.fleet, options.region, options.device_days)
+    folder = FleetFolder.create(
+        options.folder, options.fleet, options.region, options.models, options.device_days
+    )
     if options.broker:
         folder.write_broker(tuple(options.broker))
     print(f"fleet {options.fleet!r}, region {options.region!r}: {folder.path}")
-    print("Keep ca.key and release.key away from the aggregator once the fleet is real.")
+    print("Keep ca.key and offline/ away from the aggregator once the fleet is real.")
     return 0
 
 
@@ -152,41 +155,6 @@ def _skip(options: argparse.Namespace) -> int:
     return 0
 
 
-def _release(options: argparse.Namespace) -> int:
-    from marram.bundle.file import read
-
-    from marram_cloud.aggregator import open_ledger, publish_once, region_topics
-    from marram_cloud.releases import choose, make
-    from marram_cloud.releases.calibration import read_calibration
-
-    config = _load(options.config)
-    if config.release is None:
-        raise make.ReleaseError(f"{options.config}: has no section `release` with the key and the windows")
-    ledger, bundle = open_ledger(config), read(config.bundle)
-    evaluations = ledger.evaluations()
-    if options.version is not None:
-        metrics = [one for _, one in evaluations.get(options.version, ())]
-        nobody = choose.Evaluated(options.version, 0, 0, 0.0, None)
-        chosen = choose.stretch([choose.summarise(options.version, metrics) or nobody])
-    else:
-        minimum, average = config.rounds.minimum_devices, config.release.average
-        chosen = choose.best(evaluations, ledger.kept_versions(), minimum, average)
-    manifest = bundle.manifest
-    calibration = read_calibration(config.release.calibration, len(manifest.channels), manifest.length)
-    signer = make.read_release_key(config.release.key)
-    topics = region_topics(config)
-    older = ledger.latest_release()
-    release = make.make(ledger, bundle, chosen, calibration, signer, topics, time.time())
-    published = publish_once(config, topics, release, older)
-    versions = f"{chosen.versions[0]} to {chosen.versions[-1]}" if chosen.versions[1:] else chosen.versions[0]
-    print(f"{release.model} {release.version}: {len(release.bundle)} bytes, parameters {versions}")
-    if chosen.accuracy is not None:
-        print(f"accuracy {chosen.accuracy:.3f} on the devices' own windows, before int8")
-    if not published:
-        print("the broker is away; the aggregator publishes the release when it connects")
-    return 0
-
-
 def _schema(options: argparse.Namespace) -> int:
     from marram.config.json_schema import json_schema
 
@@ -226,10 +194,13 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(command=function)
         return added
 
-    made = command("init", _init, "Make a fleet: its authority, its release key, its aggregator's identity.")
+    made = command(
+        "init", _init, "Make a fleet: authority, release repository and keys, the aggregator's identity."
+    )
     made.add_argument("folder", type=Path)
     made.add_argument("--fleet", required=True)
     made.add_argument("--region", default="main")
+    made.add_argument("--models", nargs="*", default=[], help="models that will be released")
     made.add_argument(
         "--broker", nargs="+", metavar="HOST", help="also the files of a broker with these names"
     )
@@ -268,12 +239,8 @@ def _parser() -> argparse.ArgumentParser:
     rounds.add_argument("--last", type=int, default=20)
     skipped = command("skip", _skip, "Give the open round a later number, after an older ledger came back.")
     skipped.add_argument("--to", type=int, required=True, help="a round that no device has done yet")
-    released = command("release", _release, "Turn learnt parameters into an int8 release for the devices.")
-    released.add_argument(
-        "--version", type=int, help="of the parameters (default: the mean of the best evaluated)"
-    )
     configured = (
-        rounds, skipped, released,
+        rounds, skipped,
         command("devices", _devices, "List the devices."),
         command("run", _run, "Run the aggregator until it is stopped."),
     )  # fmt: skip
@@ -282,6 +249,8 @@ def _parser() -> argparse.ArgumentParser:
     for added in (enrolled, revoked):
         added.add_argument("-c", "--config", type=Path, help="the aggregator's YAML: tell its ledger at once")
     command("schema", _schema, "Print the configuration's JSON Schema, for editors.")
+    released = commands.add_parser("release", help="Releases: build, sign, publish, promote.")
+    releases.add_commands(released)
     workshop = command("workshop", _workshop_build, "The model workshop.")
     inner = workshop.add_subparsers(required=True, metavar="COMMAND")
     built = inner.add_parser("build", help="Trace a PyTorch project into a bundle.")

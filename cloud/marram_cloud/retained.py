@@ -31,10 +31,6 @@ class Retained:
         while len(self._recent) > _RECENT:
             del self._recent[next(iter(self._recent))]
 
-    def forget(self, prefix: str) -> None:
-        """Hold nothing below a prefix any more."""
-        self._held = {topic: digest for topic, digest in self._held.items() if not topic.startswith(prefix)}
-
     def knows(self, topic: str, payload: bytes) -> bool:
         """Whether this stands there by right, or did so."""
         digest = envelope.digest(payload)

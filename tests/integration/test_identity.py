@@ -144,7 +144,7 @@ def test_a_key_in_a_token_enrols_connects_and_signs(
         assert device.status()["link"]["connected"]
         assert fleet.aggregator.refused() == {}
         assert sorted(path.name for path in folder.iterdir()) == [
-            "ca.crt", "device.crt", "enrolment.json",
+            "ca.crt", "device.crt", "enrolment.json", "root.json",
         ]  # fmt: skip
 
 

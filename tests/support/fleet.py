@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from marram.bundle.file import parse
 from marram.control import ControlError, ask
 from marram.link.identity import Identity
 from marram.link.identity import load as load_identity
@@ -33,7 +34,7 @@ from tests.support.processes import NotifySocket, Process, eventually
 
 ROOT = Path(__file__).parents[2]
 SHOULDER = ROOT / "examples" / "shoulder"
-FLEET, REGION = "gym", "main"
+FLEET, REGION, MODEL = "gym", "main", "shoulder"
 TOPICS = Topics(FLEET, REGION)
 _ENOUGH = 40
 
@@ -178,8 +179,9 @@ class Aggregator:
                 "snapshot_every": 3,
                 **rounds,
             },
-            "release": {
-                "key": str(folder / "fleet" / "release.key"),
+            "releases": {
+                "repository": str(folder / "fleet" / "repository"),
+                "keys": str(folder / "fleet" / "online"),
                 "calibration": str(SHOULDER / "calibration.npz"),
             },
         }
@@ -236,7 +238,8 @@ class Fleet:
     ) -> None:
         self.folder, self.broker = folder, broker
         more = ("--broker", host) if host else ()
-        self.must("init", folder / "fleet", "--fleet", FLEET, "--region", REGION, *more)
+        names = ("--fleet", FLEET, "--region", REGION, "--models", MODEL)
+        self.must("init", folder / "fleet", *names, *more)
         self.aggregator = Aggregator(folder, broker, rounds or {})
         names = [f"device-{number}" for number in range(1, devices + 1)]
         self.enrol(*names)
@@ -265,9 +268,21 @@ class Fleet:
     def enrol(self, *names: str) -> None:
         self.must("enrol", self.folder / "fleet", *names, "-c", self.aggregator.config)
 
-    def release(self, *arguments: object) -> str:
-        """``marram-cloud release``."""
-        return self.must("release", "-c", self.aggregator.config, *arguments)
+    def release(self, *arguments: object, to: str = "all") -> str:
+        """Build, sign, publish and promote; the version. arguments: of ``release build``."""
+        built = self.folder / "built.marram"
+        self.must("release", "build", "-c", self.aggregator.config, "-o", built, *arguments)
+        version = parse(built.read_bytes()).manifest.version
+        self.publish(built, version)
+        self.must("release", "promote", MODEL, version, "--to", to, "-c", self.aggregator.config)
+        return version
+
+    def publish(self, file: Path, version: str) -> None:
+        """Sign a file as a release and publish it."""
+        place = ("-c", self.aggregator.config)
+        keys = self.folder / "fleet" / "offline" / "release-1.pem"
+        self.must("release", "sign", file, "--model", MODEL, "--version", version, "--key", keys, *place)
+        self.must("release", "publish", *place)
 
     def start(self) -> Fleet:
         """Devices first, and the aggregator once they can train: so no round waits for windows."""

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
 from functools import cache
 
 import msgspec
 import numpy as np
 import onnx
-from cryptography.hazmat.primitives.asymmetric import ec
 from marram.bundle.file import encode
-from marram.wire.certificates import Subject
-from marram.wire.envelope import KeySigner
-from marram.wire.messages import Release
-from marram.wire.signed import Author
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.support.aggregator import TOPICS
 from tests.support.windows import SHOULDER, bundle
 
 MODEL = "shoulder"
-PART = 16 * 1024
-
-
-@cache
-def release_key(number: int) -> ec.EllipticCurvePrivateKey:
-    return ec.generate_private_key(ec.SECP256R1())
 
 
 @cache
@@ -80,31 +66,102 @@ def infer(node: str) -> bytes:
     return model.SerializeToString()
 
 
-@dataclass(frozen=True)
-class Announced:
-    """A release as the broker holds it: its signed word and its parts by topic."""
+def spoilt(how: str, threshold: float = 0.0) -> bytes:
+    """The real infer.onnx with something done to it.
 
-    message: tuple[str, bytes]
-    parts: dict[str, bytes]
+    permuted: other classes. half: other classes where a window's mean is above ``threshold``. slow: much more
+    to calculate. large: 160 MB more memory. trap: fails on windows whose first value is above 1e6.
+    """
+    model = onnx.load_from_string(bundle(SHOULDER).members["infer.onnx"])
+    graph = model.graph
+    for node in graph.node:
+        node.output[:] = ["scores_before" if name == "scores" else name for name in node.output]
+    for node in graph.node:
+        node.input[:] = ["scores_before" if name == "scores" else name for name in node.input]
+    constants, nodes = _SPOILT[how](threshold)
+    graph.initializer.extend(constants)
+    graph.node.extend(nodes)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
 
 
-def announced(
-    content: bytes, sequence: int = 1, key: int = 0, topic: str | None = None, fleet: str = "fleet",
-    **changes: object,
-) -> Announced:  # fmt: skip
-    digest = hashlib.sha256(content).digest()
-    fields = {
-        "model": MODEL, "version": f"v{sequence}", "sequence": sequence, "digest": digest,
-        "size": len(content), "part_size": PART, **changes,
-    }  # fmt: skip
-    release = Release(**fields)
-    author = Author(Subject(fleet, "region", "aggregator", "release"), KeySigner(release_key(key)))
-    topic = topic or TOPICS.release(MODEL)
-    pieces = [content[start : start + PART] for start in range(0, len(content), PART)]
-    return Announced(
-        (TOPICS.release(MODEL), author.seal(release, topic, sequence)),
-        {
-            TOPICS.release_part(MODEL, release.digest.hex()[:16], part): piece
-            for part, piece in enumerate(pieces)
-        },
-    )
+_Made = tuple[list[TensorProto], list[onnx.NodeProto]]
+
+
+def _permuted(_: float, output: str = "scores") -> _Made:
+    order = numpy_helper.from_array(np.array([1, 2, 3, 4, 5, 6, 0], np.int64), "order")
+    return [order], [helper.make_node("Gather", ["scores_before", "order"], [output], axis=1)]
+
+
+def _half(threshold: float) -> _Made:
+    constants, nodes = _permuted(threshold, "other")
+    constants.append(numpy_helper.from_array(np.float32(threshold), "threshold"))
+    constants.append(numpy_helper.from_array(np.array([1, 2], np.int64), "all_axes"))
+    constants.append(numpy_helper.from_array(np.array([1], np.int64), "one_axis"))
+    nodes += [
+        helper.make_node("ReduceSum", ["x", "all_axes"], ["sum_of_window"], keepdims=0),
+        helper.make_node("Greater", ["sum_of_window", "threshold"], ["is_other"]),
+        helper.make_node("Unsqueeze", ["is_other", "one_axis"], ["other_column"]),
+        helper.make_node("Where", ["other_column", "other", "scores_before"], ["scores"]),
+    ]
+    return constants, nodes
+
+
+def _added(constants: list[TensorProto], nodes: list[onnx.NodeProto], value: str) -> _Made:
+    """Adds nothing of ``value``, which has to be calculated for that."""
+    constants.append(numpy_helper.from_array(np.float32(0), "nothing"))
+    nodes += [
+        helper.make_node("Mul", [value, "nothing"], ["no_part"]),
+        helper.make_node("Add", ["scores_before", "no_part"], ["scores"]),
+    ]
+    return constants, nodes
+
+
+def _slow(_: float) -> _Made:
+    square = np.full((320, 320), 1e-3, np.float32)
+    constants = [
+        numpy_helper.from_array(square, "square"),
+        numpy_helper.from_array(np.array([0, 1, 2], np.int64), "every_axis"),
+    ]
+    nodes = [
+        helper.make_node("ReduceSum", ["x", "every_axis"], ["seed"], keepdims=0),
+        helper.make_node("Add", ["square", "seed"], ["work0"]),
+        *(helper.make_node("MatMul", [f"work{n}", "square"], [f"work{n + 1}"]) for n in range(4)),
+        helper.make_node("ReduceMin", ["work4"], ["least"], keepdims=0),
+        helper.make_node("Clip", ["least", "nothing", "nothing"], ["clipped"]),
+    ]
+    return _added(constants, nodes, "clipped")
+
+
+def _large(_: float) -> _Made:
+    constants = [
+        numpy_helper.from_array(np.array([40_000_000], np.int64), "many"),
+        numpy_helper.from_array(np.array([0], np.int64), "zeroth"),
+    ]
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "zeroth"], ["batch"]),
+        helper.make_node("Mul", ["batch", "many"], ["length"]),
+        helper.make_node("ConstantOfShape", ["length"], ["huge"]),
+        helper.make_node("ReduceSum", ["huge", "zeroth"], ["sum_of_huge"], keepdims=0),
+    ]
+    return _added(constants, nodes, "sum_of_huge")
+
+
+def _trap(_: float) -> _Made:
+    constants = [
+        numpy_helper.from_array(np.float32(1e6), "much"),
+        numpy_helper.from_array(np.int64(1000), "beyond"),
+        numpy_helper.from_array(np.array([1.0, 2.0], np.float32), "short"),
+    ]
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
+        helper.make_node("Greater", ["most", "much"], ["is_trap"]),
+        helper.make_node("Cast", ["is_trap"], ["as_number"], to=TensorProto.INT64),
+        helper.make_node("Mul", ["as_number", "beyond"], ["place"]),
+        helper.make_node("Gather", ["short", "place"], ["picked"]),
+    ]
+    return _added(constants, nodes, "picked")
+
+
+_SPOILT = {"permuted": _permuted, "half": _half, "slow": _slow, "large": _large, "trap": _trap}

@@ -97,3 +97,16 @@ def test_its_beat_goes_on_with_its_work(running):
     before = loop.beat
     loop.post(lambda now: None)
     eventually("a beat", lambda: loop.beat > before)
+
+
+def test_a_clock_that_is_set_back_does_not_make_anything_wait_for_the_old_time(running):
+    now = [4e9]
+    member, idle = Member(None), Member(None)
+    member.does = lambda at: setattr(member, "wake_at", at + 10)
+    loop = running(member, idle, clock=lambda: now[0])
+    loop.post(lambda at: setattr(member, "wake_at", at))
+    eventually("woken", lambda: member.woken)
+    now[0] = 1000.0
+    loop.post(lambda at: None)
+    eventually("woken by the new time", lambda: member.woken[-1] == 1000.0)
+    assert (member.wake_at, idle.woken) == (1010.0, [])

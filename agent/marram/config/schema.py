@@ -23,11 +23,13 @@ from marram.config.values import (
     ExistingFolder,
     FilePath,
     FolderPath,
+    HttpUrl,
     Size,
     TopicFilter,
 )
 from marram.link.keys.key import SOURCE
 from marram.outputs.output import OUTPUTS, OutputConfig
+from marram.releases.gates import Limits
 from marram.sensors.sensor import SENSORS, SensorConfig
 from marram.stream.config import StreamConfig
 
@@ -64,6 +66,7 @@ KeySource = Annotated[
 ]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 Threads = Annotated[int, msgspec.Meta(ge=1, le=256)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
 PositiveDuration = Annotated[Duration, msgspec.Meta(gt=0)]
 PositiveSize = Annotated[Size, msgspec.Meta(gt=0)]
@@ -83,11 +86,13 @@ class Device(_Section, frozen=True, kw_only=True):
     """The machine.
 
     name: what the device is called, by default its host name.
+    tags: groups that it belongs to, for the roll-out of releases.
     state: folder for all that must outlive the process.
     log_level: how much is logged.
     """
 
     name: DeviceName = msgspec.field(default_factory=host_name)
+    tags: tuple[DeviceName, ...] = ()
     state: FolderPath = msgspec.field(default_factory=lambda: Path("/var/lib/marram"))
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -145,6 +150,60 @@ class Cloud(_Section, frozen=True, kw_only=True):
     keepalive: Annotated[Duration, msgspec.Meta(ge=1, le=65535)] = 60.0
     enrolment: EnrolmentUrl | None = None
     key: KeySource | None = None
+
+
+class Trial(_Section, frozen=True, kw_only=True):
+    """How a release is tried before it replaces the model that runs.
+
+    stored: most stored windows that the preflight runs.
+    windows: live windows that the candidate must see beside the running model.
+    deadline: longest time for that.
+    confirm: windows that a new release must predict without a failure before it counts as good; until then a
+    failure brings the former model back.
+    agreement: least share of windows on which both models say the same, unless labels say that the candidate
+    is no worse.
+    accuracy: most that the accuracy on labelled windows may fall, 0 to 1.
+    labelled: labelled windows that an accuracy needs to count.
+    latency: most processor time a window, in times of the running model's.
+    memory: most memory, in times of the running model's.
+    """
+
+    stored: Count = 256
+    windows: Count = 200
+    deadline: PositiveDuration = 86400.0
+    confirm: Count = 1000
+    agreement: Share = 0.8
+    accuracy: Share = 0.05
+    labelled: Count = 30
+    latency: Annotated[float, msgspec.Meta(ge=1)] = 3.0
+    memory: Annotated[float, msgspec.Meta(ge=1)] = 3.0
+
+    def limits(self) -> Limits:
+        """As the gates take them."""
+        return Limits(self.latency, self.memory, self.agreement, self.accuracy, self.labelled)
+
+
+class Releases(_Section, frozen=True, kw_only=True):
+    """Over-the-air releases of the model.
+
+    url: the release repository over HTTPS, by default it is asked for over the broker.
+    every: time between two looks without news.
+    spread: after news, devices look within this time, each at its own moment.
+    hours: times of day, in local time, in which releases are fetched and take over, by default always.
+    deadline: longest time to fetch one.
+    preflight_timeout: longest time for the preflight.
+    memory: memory limit of the child processes that fetch and try releases.
+    trial: how a release is tried.
+    """
+
+    url: HttpUrl | None = None
+    every: PositiveDuration = 6 * 3600.0
+    spread: Duration = 60.0
+    hours: tuple[QuietHours, ...] = ()
+    deadline: PositiveDuration = 86400.0
+    preflight_timeout: PositiveDuration = 120.0
+    memory: PositiveSize = 512 * 1024 * 1024
+    trial: Trial = Trial()
 
 
 class Store(_Section, frozen=True, kw_only=True):
@@ -266,6 +325,7 @@ class Agent(_Section, frozen=True, kw_only=True):
     stream: how samples become windows.
     outputs: where predictions go.
     cloud: the region's broker; without it the device works on its own.
+    releases: over-the-air releases of the model.
     learning: training on the device; without it the device only runs its model.
     control: the local socket.
     labels: where labels come from.
@@ -277,6 +337,7 @@ class Agent(_Section, frozen=True, kw_only=True):
     stream: StreamConfig = StreamConfig()
     outputs: tuple[OutputUnion, ...] = ()
     cloud: Cloud | None = None
+    releases: Releases = Releases()
     learning: Learning | None = None
     control: Control = Control()
     labels: Labels = Labels()

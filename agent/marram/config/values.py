@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -128,6 +129,15 @@ def _enrolment(value: Plain, place: Place) -> str:
     return read_server(value)
 
 
+def _http(value: Plain, place: Place) -> str:
+    if not isinstance(value, str):
+        raise ValueError
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError
+    return value
+
+
 def _topic(wildcards: bool) -> Callable[[Plain, Place], str]:
     """Reads an MQTT topic (MQTT 5, section 4.7), the levels + and # only where ``wildcards`` allows."""
 
@@ -199,6 +209,15 @@ EnrolmentUrl = Annotated[
     _meta(Reader(EXPECTED, _enrolment), {"pattern": "^https://", "examples": ["https://host:8443"]}),
 ]
 """The address of an enrolment server."""
+
+HttpUrl = Annotated[
+    str,
+    _meta(
+        Reader('an address such as "https://host/folder"', _http),
+        {"pattern": "^https?://", "examples": ["https://releases.example.com/fleet"]},
+    ),
+]
+"""The address of a folder on a web server."""
 
 Topic = Annotated[
     str,

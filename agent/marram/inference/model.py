@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from marram.bundle.file import Bundle
 from marram.bundle.manifest import Manifest
-from marram.errors import BundleError, ProgramError
+from marram.errors import BundleError, NotFiniteError, ProgramError
 from marram.inference.prediction import Cause, Prediction
 from marram.programs.program import Array, ProgramOptions
 from marram.stream.blocks import Windows
@@ -121,6 +121,11 @@ class Model:
         )
 
 
+def verdicts(manifest: Manifest) -> tuple[str, ...]:
+    """The labels that a model's predictions may have."""
+    return manifest.labels if manifest.task == "classify" else ("normal", "anomaly")
+
+
 def int8_model(bundle: Bundle, options: ProgramOptions) -> Model:
     """The bundle's int8 program, tried once on a window of zeros. Raises BundleError or ProgramError."""
     program = bundle.program("infer", options)
@@ -167,5 +172,5 @@ def _floats(outputs: dict[str, Array], name: str, shape: tuple[int, ...]) -> NDA
         raise ProgramError(f"the program's output {name!r} should have shape {shape}, has {found}")
     floats = value.astype(np.float32, copy=False)
     if not np.isfinite(floats).all():
-        raise ProgramError(f"the program's output {name!r} holds values that are not finite")
+        raise NotFiniteError(f"the program's output {name!r} holds NaN or infinity")
     return floats

@@ -11,7 +11,11 @@ import sqlite3
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
 
 from marram.errors import MarramError, ProgramError
 from marram.inference.model import Model
@@ -33,7 +37,8 @@ _AHEAD = 60.0
 class Pipeline:
     """See the module's docstring. model: None until the device has trained one of its own.
 
-    labels: the model's.
+    labels: the model's. fallback: predicts the windows on which a new model fails, and takes its place then.
+    misbehaved: why that happened. shadow: sees what was predicted of which windows.
     """
 
     stream: Stream
@@ -47,6 +52,9 @@ class Pipeline:
     failed: int = 0
     unscored: int = 0
     swaps: int = 0
+    fallback: Model | None = None
+    misbehaved: str = ""
+    shadow: Callable[[Windows, list[Prediction]], None] | None = None
     output_errors: dict[str, int] = field(default_factory=dict)
     store_error: str = ""
     beat: float = field(default_factory=time.monotonic)
@@ -85,9 +93,9 @@ class Pipeline:
                 self.store.label(self.labels.index(label), start, end, time.time())
         return known
 
-    def swap(self, model: Model) -> None:
+    def swap(self, model: Model, fallback: Model | None = None) -> None:
         """Run this model from the next batch on."""
-        self.model = model
+        self.model, self.fallback, self.misbehaved = model, fallback, ""
         self.swaps += 1
         log.info("inference runs %s", model.name)
 
@@ -103,18 +111,30 @@ class Pipeline:
                     self._keep(None)
                 continue
             windows, arrived = taken
-            model = self.model
-            if model is None:
-                self.unscored += len(windows)
-            else:
-                try:
-                    self._tell(model.predict(windows, arrived))
-                except ProgramError as error:
-                    self.failed += len(windows)
-                    if self.failed == len(windows) or self.failed % 1000 < len(windows):
-                        log.error("%d windows could not be predicted so far: %s", self.failed, error)
+            self._predict(windows, arrived)
             if self.store is not None:
                 self._keep(windows)
+
+    def _predict(self, windows: Windows, arrived: NDArray[np.float64]) -> None:
+        model, fallback = self.model, self.fallback
+        if model is None:
+            self.unscored += len(windows)
+            return
+        try:
+            predictions = model.predict(windows, arrived)
+        except ProgramError as error:
+            if fallback is not None:
+                log.error("%s fails, %s takes its place: %s", model.name, fallback.name, error)
+                self.model, self.fallback, self.misbehaved = fallback, None, str(error)
+                self._predict(windows, arrived)
+                return
+            self.failed += len(windows)
+            if self.failed == len(windows) or self.failed % 1000 < len(windows):
+                log.error("%d windows could not be predicted so far: %s", self.failed, error)
+            return
+        self._tell(predictions)
+        if self.shadow is not None:
+            self.shadow(windows, predictions)
 
     def latency_us(self) -> tuple[float, float]:
         """(median, 99th percentile) of the last predictions, microseconds from window complete to told."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from marram.config.schema import Governor
+from marram.device.hours import within
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ def decide(settings: Governor, conditions: Conditions, minimum: int) -> tuple[bo
             f"{conditions.new} new windows since the last training, {settings.min_new_samples} are needed",
         ),
         (
-            any(_within(conditions.minute, hours) for hours in settings.quiet_hours),
+            any(within(conditions.minute, hours) for hours in settings.quiet_hours),
             f"quiet hours ({', '.join(settings.quiet_hours)})",
         ),
         (
@@ -59,9 +60,3 @@ def decide(settings: Governor, conditions: Conditions, minimum: int) -> tuple[bo
         if refused:
             return False, reason
     return True, ""
-
-
-def _within(minute: int, hours: str) -> bool:
-    """Whether a minute of the day lies in "22:00-06:00" (which may go over midnight)."""
-    begin, end = (int(part[:2]) * 60 + int(part[3:]) for part in hours.split("-"))
-    return begin <= minute < end if begin <= end else minute >= begin or minute < end

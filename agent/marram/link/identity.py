@@ -2,8 +2,8 @@
 
 An identity is a folder, as ``marram enrol`` or ``marram-cloud enrol`` writes it: ``device.key`` (PEM, P-256,
 mode 0600; not there where the key is elsewhere), ``device.crt``, ``ca.crt`` (the fleet's authority),
-``enrolment.json`` (where it came from, for renewals), ``root.json`` (the TUF root that releases are checked
-against) and ``release.pub`` (the key that signs releases, PEM).
+``enrolment.json`` (where it came from, for renewals) and ``root.json`` (the root that releases are trusted
+by, The Update Framework); without the last no releases are followed.
 
 A renewal changes key and certificate together. Both are then links into a folder that ``current`` links to,
 so that one rename changes both.
@@ -14,28 +14,26 @@ from __future__ import annotations
 import os
 import shutil
 import ssl
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, load_pem_public_key
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from marram.errors import IdentityError, StorageError, WireError
 from marram.link.keys import file
 from marram.link.keys.key import FILE, SOURCE, DeviceKey, open_key
 from marram.storage import replace_file, sync_folder
 from marram.wire import certificates
-from marram.wire.certificates import PublicKey, Subject
+from marram.wire.certificates import Subject
 from marram.wire.envelope import KeySigner
 from marram.wire.signed import Author
 
-KEY, CERTIFICATE, AUTHORITY, RELEASE_KEY = "device.key", "device.crt", "ca.crt", "release.pub"
-ENROLMENT, ROOT = "enrolment.json", "root.json"
+KEY, CERTIFICATE, AUTHORITY, ROOT = "device.key", "device.crt", "ca.crt", "root.json"
+ENROLMENT = "enrolment.json"
 _CURRENT, _GENERATIONS = "current", "generations"
 
 
@@ -48,13 +46,12 @@ class Enrolment(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Identity:
-    """A loaded identity. release_key: None where no ``release.pub`` is."""
+    """A loaded identity."""
 
     folder: Path
     subject: Subject
     certificate: x509.Certificate
     authority: x509.Certificate
-    release_key: PublicKey | None
     key: DeviceKey
     enrolment: Enrolment
 
@@ -75,6 +72,11 @@ class Identity:
     def author(self) -> Author:
         """Seals messages as this device; introduces itself by its certificate."""
         return Author(self.subject, self.signer, (certificates.der(self.certificate),))
+
+    @property
+    def root(self) -> Path:
+        """The file of the releases' root."""
+        return self.folder / ROOT
 
     def tls(self) -> ssl.SSLContext:
         """Mutual TLS with the fleet's authority as the only one that is believed. Raises IdentityError."""
@@ -115,8 +117,7 @@ def load(folder: Path, role: str = "device", key: str | None = None) -> Identity
     if opened.private.public_key() != certificate.public_key():
         name = folder / KEY if source == FILE else f"key {source.partition('?')[0]}"
         raise IdentityError(f"{name}: does not belong to {CERTIFICATE} in {folder}")
-    release_key = _release_key(folder / RELEASE_KEY)
-    return Identity(folder, subject, certificate, authority, release_key, opened, enrolment)
+    return Identity(folder, subject, certificate, authority, opened, enrolment)
 
 
 def renew(identity: Identity, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey | None) -> None:
@@ -185,15 +186,6 @@ def _enrolment(path: Path) -> Enrolment:
         raise IdentityError(f"{path}: is damaged: {error}; write it anew, see docs/identity.md") from error
 
 
-def _release_key(path: Path) -> PublicKey | None:
-    if not path.exists():
-        return None
-    key = _parsed(path, load_pem_public_key)
-    if not isinstance(key, PublicKey):
-        raise IdentityError(f"{path}: is neither a P-256 nor an Ed25519 key")
-    return key
-
-
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
@@ -202,13 +194,6 @@ def _read(path: Path) -> bytes:
             f"{path}: {error.strerror}; an identity folder is written by `marram enrol` on the device, which "
             "goes on where it stopped, or by `marram-cloud enrol`"
         ) from error
-
-
-def _parsed(path: Path, load: Callable[[bytes], object]) -> object:
-    try:
-        return load(_read(path))
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise IdentityError(f"{path}: is not a public key in PEM: {error}") from error
 
 
 def _certificate(path: Path) -> x509.Certificate:

@@ -140,6 +140,11 @@ class _Unacknowledged:
             self._lock.notify_all()
             return publication
 
+    @property
+    def size(self) -> int:
+        """Bytes that wait."""
+        return self._bytes
+
     def close(self) -> tuple[Publication, ...]:
         """The connection is lost; what went with it, oldest first."""
         with self._lock:
@@ -225,6 +230,11 @@ class MqttLink:
             return False
         self.bytes_out += len(topic) + len(payload)
         return unacknowledged.add(info.mid, Publication(topic, payload, retain))
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that were published and are not acknowledged yet."""
+        return self._unacknowledged.size
 
     def drain(self, timeout: float) -> bool:
         """Wait until the broker has acknowledged all that was published; False after ``timeout`` seconds."""

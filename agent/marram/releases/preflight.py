@@ -1,78 +1,74 @@
-"""The preflight of a bundle, in a child process: load it, check it against what runs, run it.
+"""The preflight of a model, in a child process: load it, check it, run it on real windows.
 
-``python -I -m marram.releases.preflight CANDIDATE RUNNING MEMORY PARENT`` prints nothing and ends with
-status 0 when the candidate may run, else prints the reason and ends with status 1. PARENT is the daemon's
-process id: without it this process ends too. A bundle that crashes its runtime
-or takes too much memory ends this child, never the daemon.
+``python -I -m marram.releases.preflight PARENT`` reads a ``PreflightJob`` from standard input and writes one
+``Tried``. The running model goes first, so that both are compared within one minute on the same windows. A
+file that crashes its runtime or takes too much memory ends this child, never the daemon.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-_TIMEOUT = 120.0
+from marram.releases.frames import read_frame, write_frame
+from marram.releases.talk import PreflightJob, Tried
+from marram.stream.blocks import UNLABELLED
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-def preflight(candidate: Path, running: Path, memory: int) -> str:
-    """Run the child; "" when the candidate may run, else why not. memory: bytes."""
-    command = [
-        sys.executable,
-        "-I",
-        "-m",
-        "marram.releases.preflight",
-        str(candidate),
-        str(running),
-        str(memory),
-        str(os.getpid()),
-    ]
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=_TIMEOUT, check=False)
-    except subprocess.TimeoutExpired:
-        return f"the candidate was not ready after {_TIMEOUT:.0f} s"
-    except OSError as error:
-        return f"the preflight cannot be started: {error.strerror or error}"
-    if done.returncode == 0:
-        return ""
-    said = (done.stdout or done.stderr).decode(errors="replace").strip()[-500:]
-    if done.returncode < 0:
-        return f"the candidate ended its process by signal {-done.returncode}"
-    return said or f"the preflight ended with status {done.returncode}"
+    from marram.bundle.manifest import Manifest
 
 
-def _check(candidate: Path, running: Path) -> None:
+def _tried(job: PreflightJob) -> Tried:
+    from marram.releases.measuring import Subject
+
+    running = Subject(job.running)
+    values, labels = _windows(job, running.manifest)
+    before = running.predict(values)
+    measured = running.finish()
+    candidate = Subject(job.candidate)
+    own = candidate.predict(values)
+    candidate.compare(own, before, labels)
+    return Tried(candidate.finish(), measured)
+
+
+def _windows(job: PreflightJob, manifest: Manifest) -> tuple[NDArray[np.float32], list[int]]:
+    """The newest stored windows and their labels; noise where nothing is stored."""
     import numpy as np
 
-    from marram.bundle.file import read
-    from marram.errors import BundleError
-    from marram.inference.model import int8_model
-    from marram.programs.program import ProgramOptions
-    from marram.stream.blocks import Windows
+    from marram.errors import TrainingError
+    from marram.learning.store import TrainingSet, read_training_set
 
-    new, old = read(candidate), read(running).manifest
-    if new.manifest.family != old.family:
-        raise BundleError(f"{candidate}: is of another family than the model that runs ({old.name})")
-    model = int8_model(new, ProgramOptions())
-    rng = np.random.default_rng(0)
-    for count in (1, 16):
-        values = rng.normal(size=(count, len(old.channels), old.length)).astype(np.float32)
-        times = np.zeros(count)
-        labels = np.full(count, -1, np.int16)
-        model.predict(Windows(times, times, values, labels, np.zeros(count, np.bool_)), times)
+    shape = (len(manifest.channels), manifest.length)
+    sets: tuple[TrainingSet, ...] = ()
+    if job.windows and Path(job.windows).exists():
+        with suppress(TrainingError, ValueError):  # a store of another model's windows
+            sets = read_training_set(Path(job.windows), shape, labelled=False)
+    values = np.concatenate([one.values[-job.count :] for one in sets] or [np.empty((0, *shape), np.float32)])
+    labels = [label for one in sets for label in one.labels[-job.count :].tolist()]
+    if len(values):
+        return values, labels
+    noise = np.random.default_rng(0).normal(size=(min(job.count, 64), *shape))
+    return noise.astype(np.float32), [UNLABELLED] * len(noise)
 
 
 def main() -> int:
     from marram.learning.trainer import explain, step_back
 
-    memory = int(sys.argv[3])
-    step_back(nice=10, memory=memory, parent=int(sys.argv[4]))
-    try:
-        _check(Path(sys.argv[1]), Path(sys.argv[2]))
-    except Exception as error:
-        print(explain(error, memory))
+    job = read_frame(sys.stdin.buffer, PreflightJob)
+    if job is None:
         return 1
+    step_back(job.candidate.nice, job.candidate.memory, int(sys.argv[1]))
+    try:
+        tried = _tried(job)
+    except Exception as error:
+        print(explain(error, job.candidate.memory), file=sys.stderr)
+        return 1
+    write_frame(sys.stdout.buffer, tried)
     return 0
 
 

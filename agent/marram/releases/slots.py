@@ -1,127 +1,68 @@
-"""Two places on the device for released bundles, and the word which of them inference runs.
+"""Two places on the device for releases, and how the file in one becomes a bundle.
 
-A bundle is written whole into the slot that is not in use; then ``current.json`` is replaced. A power cut
-leaves the old release or the new one. When a slot's file does not have its digest any more (a bad card), the
-configured bundle runs instead.
+A candidate is moved whole into the slot that the committed release does not use. A file is believed only
+when its sha256 is that of the release that its keys signed: a bad card or another hand is seen at the start.
 """
 
 from __future__ import annotations
 
-import logging
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-import msgspec
-
-from marram import __version__
-from marram.bundle.file import Bundle, parse, read
+from marram.bundle.file import MAX_BYTES, Bundle, parse
 from marram.errors import BundleError, StorageError
-from marram.storage import replace_file
-
-Slot = Literal["a", "b"]
-
-log = logging.getLogger(__name__)
+from marram.releases.state import Slot
+from marram.releases.talk import Kind, Release
+from marram.storage import sync_folder
 
 
-class Current(msgspec.Struct, frozen=True):
-    """``current.json``. configured: digest of the bundle in the YAML when this release was installed."""
-
-    slot: Slot
-    version: str
-    sequence: int
-    digest: str
-    configured: str
-
-
-class Refused(msgspec.Struct, frozen=True):
-    """``refused.json``: a release that may not run here. digest: of its bundle, hex.
-
-    agent, configured: the agent's version and the digest of the YAML's bundle when it was judged; under
-    others it is judged again.
-    """
-
-    digest: str
-    reason: str
-    agent: str
-    configured: str
-
-
-@dataclass
+@dataclass(frozen=True)
 class Slots:
     """The slots below ``folder``; ``configured`` is the bundle that the YAML names."""
 
     folder: Path
     configured: Bundle
 
-    def current(self) -> Current | None:
-        """The installed release; None when inference runs the configured bundle."""
-        current = self._word()
-        # Another bundle in the YAML is the operator's word and goes before older releases.
-        return current if current is not None and current.configured == self.configured.digest else None
+    def path(self, slot: Slot) -> Path:
+        return self.folder / slot
 
-    @property
-    def sequence(self) -> int:
-        """Of the newest release that was ever installed here, -1 before the first.
+    def load(self, release: Release, slot: Slot) -> Bundle:
+        """The release in a slot. Raises BundleError when its file is not the one that was signed."""
+        path = self.path(slot)
+        content = _content(path)
+        if hashlib.sha256(content).hexdigest() != release.sha256:
+            raise BundleError(f"{path}: is not the file that was signed as {release.target}")
+        return as_bundle(content, release.kind, release.target, self.configured)
 
-        It outlasts a new bundle in the YAML, so that the releases before that are not taken for news.
-        """
-        current = self._word()
-        return -1 if current is None else current.sequence
-
-    def bundle(self) -> tuple[Bundle, Path]:
-        """The bundle that inference is to run, and its file."""
-        current = self.current()
-        if current is not None:
-            path = self._file(current.slot)
-            try:
-                bundle = read(path)
-                if bundle.digest == current.digest:
-                    return bundle, path
-                log.error("%s is not the release that was installed; the configured bundle runs", path)
-            except BundleError as error:
-                log.error("%s; the configured bundle runs", error)
-        return self.configured, Path(self.configured.source)
-
-    def write(self, content: bytes) -> tuple[Slot, Bundle]:
-        """Write a checked bundle into the slot that is not in use: (slot, bundle); it is not current yet.
-
-        Raises StorageError, BundleError.
-        """
-        current = self.current()
-        slot: Slot = "b" if current is not None and current.slot == "a" else "a"
-        path = self._file(slot)
-        bundle = parse(content, str(path))
-        replace_file(path, content)
-        return slot, bundle
-
-    def make_current(self, slot: Slot, bundle: Bundle, version: str, sequence: int) -> None:
-        """Have the bundle that was written run from now on, also after a restart. Raises StorageError."""
-        word = Current(slot, version, sequence, bundle.digest, self.configured.digest)
-        replace_file(self.folder / "current.json", msgspec.json.encode(word))
-
-    def refuse(self, digest: str, reason: str) -> None:
-        """Remember over a restart that this bundle may not run here; only the last one is kept."""
-        word = Refused(digest, reason, __version__, self.configured.digest)
+    def place(self, spooled: Path, slot: Slot) -> None:
+        """Move a verified file into a slot. Raises StorageError."""
         try:
-            replace_file(self.folder / "refused.json", msgspec.json.encode(word))
-        except StorageError as error:
-            log.error("the refusal will be forgotten at the next start: %s", error)
+            spooled.replace(self.path(slot))
+            sync_folder(self.folder)
+        except OSError as error:
+            raise StorageError(f"{self.path(slot)}: cannot be written: {error.strerror}") from error
 
-    def refusal(self, digest: str) -> str | None:
-        """Why this bundle was refused before, or None."""
-        try:
-            word = msgspec.json.decode((self.folder / "refused.json").read_bytes(), type=Refused)
-        except (OSError, msgspec.MsgspecError):
-            return None
-        judged = Refused(digest, word.reason, __version__, self.configured.digest)
-        return word.reason if word == judged else None
 
-    def _word(self) -> Current | None:
-        try:
-            return msgspec.json.decode((self.folder / "current.json").read_bytes(), type=Current)
-        except (OSError, msgspec.MsgspecError):
-            return None
+def as_bundle(content: bytes, kind: Kind, source: str, configured: Bundle) -> Bundle:
+    """A release's file as what inference runs; a bare model file takes the YAML's description of its model.
 
-    def _file(self, slot: Slot) -> Path:
-        return self.folder / f"{slot}.marram"
+    Raises BundleError.
+    """
+    if kind == "marram":
+        return parse(content, source)
+    raise BundleError(f"{source}: is a bare {kind} file, but the YAML's model is a bundle; release a bundle")
+
+
+def read_bundle(path: Path, kind: Kind, name: str, configured: Bundle) -> Bundle:
+    """As ``as_bundle``, from a file; ``name`` is what errors call it."""
+    return as_bundle(_content(path), kind, name, configured)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise BundleError(f"{path}: is larger than {MAX_BYTES} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error.strerror or error}") from error

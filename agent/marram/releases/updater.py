@@ -1,229 +1,497 @@
-"""Releases over MQTT: fetch in parts that survive a restart, check, preflight in a child, swap.
+"""The device's updates: looks at the repository in time, and does what the machine of a release decides.
 
-The release message and its parts are retained by the broker, so that a release is published once for all
-devices. Only a message signed by the fleet's release key is followed; the bundle must have the sha256 that
-it names. Parts that together are another file are fetched again a few times. States: idle, fetching,
-checking, installed, refused (with the reason).
+A member of the daemon's loop. What inference runs changes here and nowhere else: after a release was
+verified, preflighted and tried, and back again when it does not work.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import shutil
-import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
-from marram.bundle.file import MAX_BYTES, Bundle
-from marram.errors import BundleError, MarramError, ProgramError, StorageError, WireError
+import msgspec
+
+from marram import __version__
+from marram.bundle.file import Bundle
+from marram.config.schema import Releases
+from marram.errors import BundleError, MarramError, ProgramError, StorageError
+from marram.inference.model import verdicts
 from marram.learning.shell import Link
 from marram.loop import Loop
-from marram.releases.preflight import preflight
-from marram.releases.slots import Slots
-from marram.storage import replace_file
-from marram.wire import envelope, reasons
-from marram.wire.certificates import PublicKey
-from marram.wire.messages import Release
-from marram.wire.signed import read
+from marram.releases import machine as machines
+from marram.releases.child import ChildError
+from marram.releases.hold import Hold, waits_for
+from marram.releases.installation import Installation
+from marram.releases.looking import Look
+from marram.releases.machine import Action
+from marram.releases.state import Candidate, Installed
+from marram.releases.talk import Candidate as Trial
+from marram.releases.talk import Job, Kind, Outcome, Release
+from marram.releases.trying import Trying
+from marram.wire.messages import Report
+from marram.wire.rollout import place
+from marram.wire.signed import Author
 from marram.wire.topics import Topics
 
 log = logging.getLogger(__name__)
 
-_MAX_MESSAGE = 16 << 10
-_MAX_PARTS = 1 << 16
-_PATIENCE = 60.0
-_FETCHES = 5
+_AGAIN = 60.0
+_LONGEST_SILENCE = 600.0
+
+
+class Inference(Protocol):
+    """What the updater needs of the pipeline."""
+
+    @property
+    def predicted(self) -> int: ...
+
+    @property
+    def misbehaved(self) -> str:
+        """Why the model was left for its fallback, "" while it works."""
+        ...
+
+    def swap(self, bundle: Bundle, fallback: Bundle | None) -> None:
+        """Run this bundle; windows on which it fails are predicted by the fallback. Raises MarramError."""
+        ...
+
+    def keep(self) -> None:
+        """The fallback is not needed any more."""
+        ...
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a device is to its releases.
+
+    root: file of the factory root. store: the sample store's file, "" for none. threads, providers: of the
+    model. nice: of the children.
+    """
+
+    device: str
+    tags: tuple[str, ...]
+    model: str
+    root: Path
+    store: str
+    threads: int
+    providers: tuple[str, ...]
+    nice: int
 
 
 @dataclass
 class Updater:
-    """A member of the daemon's loop. swap: puts a loaded bundle in front of inference; raises MarramError.
-    installed: called when a release has become the current one.
+    """See the module's docstring. changed: called when another model has been put in front of inference.
 
-    memory: bytes that the preflight may take. spool: folder for parts on their way.
+    minute: of the local day. tick: seconds between two looks at what is not announced.
     """
 
+    settings: Releases
+    at: Place
+    installation: Installation
+    inference: Inference
     topics: Topics
-    model: str
-    release_key: PublicKey
+    author: Author
     link: Link
-    slots: Slots
-    spool: Path
-    memory: int
     loop: Loop
-    swap: Callable[[Bundle], None]
-    installed: Callable[[], None]
-    state: str = "idle"
-    wake_at: float | None = None
-    _release: Release | None = None
-    _topics: dict[str, int] = field(default_factory=dict)
-    _seen: int = -1
-    _fetches: int = 0
+    hold: Hold
+    minute: Callable[[], int]
+    changed: Callable[[], None]
+    tick: float = 5.0
+    wake_at: float | None = 0.0
+    checked: float = 0.0
+    problem: str = ""
+    trying: Trying = field(init=False)
+    look: Look = field(init=False)
+    _next_look: float = 0.0
+    _failures: int = 0
+    _news: int | None = None
+    _looked_for: int | None = None
+    _connected: bool = False
+    _stage: tuple[str, float] = ("", 0.0)
+    _since_swap: int = 0
+    _to_run: Candidate | None = None
+    _sealed: bytes = b""
 
     def __post_init__(self) -> None:
-        self._seen = self.slots.sequence
+        trial = self.settings.trial
+        self.trying = Trying(
+            self.loop,
+            trial.limits(),
+            self.at.store,
+            trial.stored,
+            self.settings.preflight_timeout,
+            trial.windows,
+        )
+        self.look = Look(self.topics, self.at.device, self.link, self.loop, self._begun, self._looked)
+        self._stage = self._present(), time.monotonic()
 
-    def connected(self) -> None:
-        """The link is up: ask for the newest release, and go on where a download stopped."""
-        self.link.subscribe((self.topics.release(self.model),))
-        if self._topics:
-            self.link.subscribe(tuple(self._missing()))
+    # ---- what the daemon tells
+
+    def begin(self, now: float) -> None:
+        """The daemon runs: go on with what was pending."""
+        pending, self.installation.pending = self.installation.pending, []
+        self._perform(pending, now)
+        self._next_look = now if self.settings.url else self._next_look
+
+    def end(self, now: float) -> None:
+        """The daemon stops."""
+        self.look.stop()
+        self.trying.stop()
+
+    def connected(self, max_payload: int, now: float) -> None:
+        """The link is up."""
+        first, self._connected = not self._connected, True
+        self.link.subscribe((self.topics.timestamp,))
+        self.look.connected(max_payload, now)
+        self._publish()
+        if first and not self.checked:
+            self._look_within(self.settings.spread, now)
+
+    def disconnected(self) -> None:
+        """The link is down."""
+        self._connected = False
+        self.look.disconnected()
 
     def arrived(self, topic: str, payload: bytes, now: float) -> bool:
-        """Take a message; False when it is not one of a release."""
-        if topic in self._topics:
-            self._part(topic, payload, now)
-        elif topic == self.topics.release(self.model):
-            self._announced(topic, payload, now)
+        """Take a message; False when it is not about releases."""
+        if topic == self.topics.timestamp:
+            self._announced(payload, now)
+        elif topic == self.topics.down(self.at.device, "block"):
+            self.look.arrived(payload, now)
         else:
             return False
         return True
 
+    def look_now(self, now: float) -> None:
+        """The operator asks."""
+        self._next_look = now
+        self.wake(now)
+
+    def retry(self, now: float) -> None:
+        """The operator wants refused releases to be tried again."""
+        self._tell(machines.Retry(), now)
+        self.look_now(now)
+
+    def introduce(self, author: Author, now: float) -> None:
+        """The device has a new certificate: report under it."""
+        self.author = author
+        self._report(now)
+
     def wake(self, now: float) -> None:
-        """Parts did not come for a while: subscribing again makes the broker send them again."""
-        missing = tuple(self._missing())
-        self.wake_at = now + _PATIENCE if self._topics else None
-        if missing:
-            self.link.unsubscribe(missing)
-            self.link.subscribe(missing)
-        else:
-            self._perhaps_check(now)
+        """See what is due."""
+        # Where the clock was set back, what was due later than it can be is due now.
+        self._next_look = min(self._next_look, now + self.settings.every)
+        if self.look.wake_at is not None and not now < self.look.wake_at < now + _LONGEST_SILENCE:
+            self.look.wake(now)
+        self._watch(now)
+        waits = waits_for(self.hold, self.settings.hours, self.minute())
+        self._late(now)
+        if self._to_run is not None and not waits:
+            self._run(self._to_run, now)
+        if self.look.pid is None and self.trying.pid is None and now >= self._next_look:
+            self._perhaps_look(waits, now)
+        due = (now + self.tick, self.look.wake_at, self._next_look if self._next_look > now else None)
+        self.wake_at = min(at for at in due if at is not None)
 
-    def _announced(self, topic: str, payload: bytes, now: float) -> None:
-        if not payload:
-            return  # the release was taken off the broker; what runs goes on running
+    # ---- looking
+
+    def _announced(self, payload: bytes, now: float) -> None:
+        """The repository's timestamp as somebody published it: a hint and no more."""
         try:
-            sealed = envelope.parse(payload, _MAX_MESSAGE)
-            if sealed.header.fleet != self.topics.fleet:
-                raise WireError(reasons.WRONG_FLEET, f"signed for fleet {sealed.header.fleet!r}")
-            envelope.verify(sealed, topic, self.release_key)
-            release = read(sealed, Release)
-            parts = -(-release.size // release.part_size)
-            if release.model != self.model or release.size > MAX_BYTES or parts > _MAX_PARTS:
-                text = f"a release of {release.model}, {release.size} bytes in {parts} parts"
-                raise WireError(reasons.BAD_VALUES, text)
-        except WireError as error:
-            self.state = f"refused a release: {error.reason}"
-            log.warning("refused a release: %s: %s", error.reason, error)
+            news = msgspec.json.decode(payload, type=_Timestamp).signed.meta["snapshot.json"].version
+        except (msgspec.MsgspecError, KeyError):
             return
-        if release.sequence <= self._seen or release == self._release:
-            return
-        self._abandon()
-        refusal = self.slots.refusal(release.digest.hex())
-        if refusal is not None:
-            self._seen = release.sequence
-            self.state = f"refused {release.version}: {refusal}"
-            log.warning("release %s was refused before: %s", release.version, refusal)
-            return
-        self._release, self._fetches = release, 1
-        count = max(1, -(-release.size // release.part_size))
-        digest = release.digest.hex()[:16]
-        self._topics = {self.topics.release_part(self.model, digest, part): part for part in range(count)}
-        folder = self._folder(release)
-        for other in self.spool.glob("*"):
-            if other != folder:
-                shutil.rmtree(other, ignore_errors=True)
-        self.state = f"fetching {release.version}"
-        here = count - len(self._missing())
-        log.info("release %s: %d bytes, %d of %d parts are here", release.version, release.size, here, count)
-        self.wake_at = now + _PATIENCE
-        self.link.subscribe(tuple(self._missing()))
-        self._perhaps_check(now)
+        if news != self._news:
+            self._news = news
+            self._look_within(self.settings.spread, now)
 
-    def _part(self, topic: str, payload: bytes, now: float) -> None:
-        release = self._release
-        part = self._topics[topic]
-        if release is None or len(payload) != min(release.part_size, release.size - part * release.part_size):
-            return  # taken off the broker, or not a part of this release at all
-        path = self._folder(release) / str(part)
-        if not path.exists():
-            replace_file(path, payload)
-        self.wake_at = now + _PATIENCE
-        self._perhaps_check(now)
+    def _look_within(self, spread: float, now: float) -> None:
+        """Soon, but not all devices at once: each has its own place in the spread."""
+        self._next_look = now + spread * place("look", self.at.device)
+        self.wake_at = min(self.wake_at or now, self._next_look)
 
-    def _perhaps_check(self, now: float) -> None:
-        release = self._release
-        if release is None or not self._topics or self._missing():
+    def _perhaps_look(self, waits: str, now: float) -> None:
+        committed = self.installation.machine.running
+        candidate = self.installation.machine.state.candidate
+        if waits or (candidate is not None and candidate.stage != "fetching"):
             return
-        folder = self._folder(release)
-        content = b"".join((folder / str(part)).read_bytes() for part in range(len(self._topics)))
-        candidate = self.spool / "candidate.marram"
-        replace_file(candidate, content)
-        self.link.unsubscribe(tuple(self._topics))
-        if hashlib.sha256(content).digest() != release.digest:
-            self._damaged(release, now)
+        if committed is not None and not committed.confirmed:
+            return  # one change at a time
+        if not self.settings.url and not self._connected:
             return
-        self._topics, self.wake_at = {}, None
-        self.state = f"checking {release.version}"
-        _, running = self.slots.bundle()
-
-        def check() -> None:
-            reason = preflight(candidate, running, self.memory)
-            self.loop.post(lambda now: self._checked(release, content, reason))
-
-        threading.Thread(target=check, name="preflight", daemon=True).start()
-
-    def _damaged(self, release: Release, now: float) -> None:
-        """One of the parts is not what was signed, nobody can say which: fetch all of them again, later."""
-        text = "the parts together are not the bundle that was signed"
-        if self._fetches >= _FETCHES:
-            self._refuse(release, f"{text}, {_FETCHES} times")
-            return
-        pause = _PATIENCE * 2 ** (self._fetches - 1)
-        self._fetches += 1
-        log.warning("release %s: %s; fetching them again in %.0f s", release.version, text, pause)
-        self.state = f"fetching {release.version} again: {text}"
-        shutil.rmtree(self.spool, ignore_errors=True)
-        self.wake_at = now + pause
-
-    def _checked(self, release: Release, content: bytes, reason: str) -> None:
-        if release != self._release:
-            return
-        if reason:
-            self._refuse(release, reason, for_good=True)
-            return
-        before, _ = self.slots.bundle()
+        self._next_look = now + self.settings.every
+        self._looked_for = self._news
         try:
-            slot, bundle = self.slots.write(content)
-            self.swap(bundle)
-        except MarramError as error:
-            self._refuse(release, str(error), for_good=isinstance(error, BundleError | ProgramError))
+            self.look.start(self._job(now), self.settings.deadline, now)
+        except ChildError as error:
+            self._looked(Outcome(error=str(error), kind="crashed"), now)
+
+    def _job(self, now: float) -> Job:
+        installation, settings = self.installation, self.settings
+        machine, folder = installation.machine, installation.slots.folder
+        running = machine.running
+        return Job(
+            base=f"{settings.url.rstrip('/')}/" if settings.url else "",
+            metadata=str(folder / "metadata"),
+            root=str(self.at.root),
+            spool=str(self._spool),
+            held=(*(str(installation.slots.path(slot)) for slot in ("a", "b")), self._configured),
+            now=now,
+            device=self.at.device,
+            tags=self.at.tags,
+            model=self.at.model,
+            running=running.release.sha256 if running else "",
+            running_target=running.release.target if running else "",
+            sequence=machine.state.sequence,
+            refused=machine.refused,
+            memory=settings.memory,
+            nice=self.at.nice,
+        )
+
+    def _begun(self, release: Release, now: float) -> None:
+        log.info("release %s: fetching %d bytes", release.target, release.size)
+        self._tell(machines.Begun(release), now)
+
+    def _looked(self, outcome: Outcome, now: float) -> None:
+        self._keep_time(outcome, now)
+        if outcome.withdrawn:
+            log.warning("the release that runs is withdrawn: %s", outcome.withdrawn)
+            self._tell(machines.Withdrawn(f"withdrawn: {outcome.withdrawn}", outcome.revoked), now)
+        if outcome.error:
+            self._failed(outcome, now)
             return
+        self._failures, self.problem, self.checked = 0, "", now
+        if outcome.refused:
+            self.problem = f"{outcome.refused} was refused here before"
+        release = outcome.release
+        if release is not None:
+            log.info(
+                "release %s is verified: %d bytes fetched, %d from what was here, %d from before",
+                release.target, outcome.fetched, outcome.reused, outcome.resumed,
+            )  # fmt: skip
+            self._place(release, now)
+        elif outcome.withdrawn:
+            self._look_within(0.0, now)
+        elif self._news != self._looked_for:
+            self._look_within(self.settings.spread, now)
+
+    def _failed(self, outcome: Outcome, now: float) -> None:
+        log.warning("no look at the releases: %s", outcome.error)
+        self.problem = outcome.error
+        self._tell(machines.Waits(outcome.error), now)
+        pause = min(_AGAIN * 2**self._failures, self.settings.every)
+        self._failures += 1
+        self._next_look = now + pause * (0.5 + place("again", f"{self.at.device}{self._failures}"))
+
+    def _place(self, release: Release, now: float) -> None:
+        installation = self.installation
         try:
-            # Only what inference has loaded is what a restart begins with.
-            self.slots.make_current(slot, bundle, release.version, release.sequence)
+            installation.slots.place(self._spool, installation.machine.free_slot)
         except StorageError as error:
-            self.swap(before)
-            self._refuse(release, str(error))
+            self._failed(Outcome(error=str(error), kind="disk"), now)
             return
-        self._seen, self._release = release.sequence, None
-        self.state = f"installed {release.version}"
-        self.installed()
-        shutil.rmtree(self.spool, ignore_errors=True)
+        self._tell(machines.Fetched(release), now)
 
-    def _refuse(self, release: Release, reason: str, for_good: bool = False) -> None:
-        """for_good: because of the bundle itself, so that it need not be fetched again after a restart."""
-        log.error("release %s is refused: %s", release.version, reason)
-        if for_good:
-            self.slots.refuse(release.digest.hex(), reason)
-        self.state = f"refused {release.version}: {reason}"
-        self._seen, self._release = release.sequence, None
-        self._topics, self.wake_at = {}, None
-        shutil.rmtree(self.spool, ignore_errors=True)
+    def _keep_time(self, outcome: Outcome, now: float) -> None:
+        """What was signed has been; and the clock is believed as far as signed metadata reaches."""
+        machine = self.installation.machine
+        floor = max(machine.state.floor, outcome.signed_at, min(now, outcome.expires))
+        machine.state = msgspec.structs.replace(machine.state, floor=floor)
 
-    def _abandon(self) -> None:
-        if self._topics:
-            self.link.unsubscribe(tuple(self._topics))
-        self._topics, self._release = {}, None
+    # ---- performing
 
-    def _folder(self, release: Release) -> Path:
-        return self.spool / release.digest.hex()[:16]
+    def _tell(self, event: machines.Event, now: float) -> None:
+        self._perform(self.installation.handle(event, now), now)
 
-    def _missing(self) -> list[str]:
-        release = self._release
-        if release is None:
-            return []
-        folder = self._folder(release)
-        return [topic for topic, part in self._topics.items() if not (folder / str(part)).exists()]
+    def _perform(self, actions: list[Action], now: float) -> None:
+        for action in actions:
+            match action:
+                case machines.Preflight():
+                    self._preflight(action.candidate, now)
+                case machines.Try():
+                    self._try(action.candidate, now)
+                case machines.Run():
+                    self._to_run = action.candidate
+                    self.wake(now)
+                case machines.Return():
+                    self._return(action.to, action.reason)
+                case machines.Drop():
+                    self._to_run = None
+                    self.trying.stop()
+                case machines.Tell():
+                    self._changed_stage(now)
+
+    def _preflight(self, candidate: Candidate, now: float) -> None:
+        running = self.installation.machine.running
+        kind: Kind = running.release.kind if running else "marram"
+        try:
+            self.trying.preflight(
+                self._trial("the running model", self.installation.running_file, kind),
+                self._trial(candidate.release.target, self._file(candidate), candidate.release.kind),
+                lambda refusal, now: self._tell(machines.Preflighted(refusal), now),
+            )
+        except ChildError as error:
+            self._tell(machines.Preflighted(str(error)), now)
+
+    def _try(self, candidate: Candidate, now: float) -> None:
+        try:
+            self.trying.trial(
+                self._trial(candidate.release.target, self._file(candidate), candidate.release.kind),
+                verdicts(self.installation.slots.configured.manifest),
+                lambda now: self._tell(machines.TrialBegun(), now),
+                lambda refusal, now: self._tell(machines.Trialled(refusal), now),
+            )
+        except ChildError as error:
+            self._tell(machines.Trialled(str(error)), now)
+
+    def _run(self, candidate: Candidate, now: float) -> None:
+        """Put the candidate in front of inference. Only what inference has loaded is saved as committed."""
+        self._to_run = None
+        installation = self.installation
+        before = installation.machine.running
+        assert candidate.slot is not None
+        try:
+            bundle = installation.slots.load(candidate.release, candidate.slot)
+            fallback = installation.bundle(before)
+            self.inference.swap(bundle, fallback)
+        except (BundleError, ProgramError) as error:
+            self._tell(machines.Ran(str(error)), now)
+            return
+        try:
+            self._tell(machines.Ran(""), now)
+        except StorageError as error:
+            log.error("release %s is not committed: %s", candidate.release.target, error)
+            self.inference.swap(fallback, None)
+            installation.machine.state = msgspec.structs.replace(
+                installation.machine.state, committed=before, candidate=candidate
+            )
+            self._tell(machines.Waits(str(error)), now)
+            self._to_run = candidate
+            return
+        self._since_swap = self.inference.predicted
+        self.changed()
+
+    def _return(self, to: Installed | None, reason: str) -> None:
+        """Back to what ran before, or else to the configured bundle."""
+        log.error("back to %s: %s", to.release.target if to else "the configured bundle", reason)
+        try:
+            bundle = self.installation.bundle(to)
+        except BundleError as error:
+            log.error("%s; the configured bundle runs", error)
+            bundle = self.installation.slots.configured
+        try:
+            self.inference.swap(bundle, None)
+        except MarramError as error:
+            log.error("what ran goes on: %s", error)
+        self.changed()
+
+    def _watch(self, now: float) -> None:
+        """Does the committed release work?"""
+        running = self.installation.machine.running
+        if running is None or running.confirmed:
+            return
+        if self.inference.misbehaved:
+            self._tell(machines.Misbehaved(self.inference.misbehaved), now)
+        elif self.inference.predicted - self._since_swap >= self.settings.trial.confirm:
+            log.info("release %s is confirmed", running.release.target)
+            self.inference.keep()
+            self._tell(machines.Confirmed(), now)
+
+    def _late(self, now: float) -> None:
+        """The stage's time, by a clock that nobody sets."""
+        allowed = self.installation.machine.allowed
+        if self._stage[0] != self._present():
+            self._stage = self._present(), time.monotonic()
+        if allowed is None or time.monotonic() - self._stage[1] < allowed:
+            return
+        if self._present().startswith("trial"):
+            seen = self.trying.measured.windows
+            waits = waits_for(self.hold, self.settings.hours, self.minute())
+            self._tell(machines.Waits(waits or f"saw {seen} of {self.settings.trial.windows} windows"), now)
+        self.look.stop()
+        self._tell(machines.Late(), now)
+
+    def _present(self) -> str:
+        candidate = self.installation.machine.state.candidate
+        return f"{candidate.stage} {candidate.release.sha256}" if candidate is not None else ""
+
+    # ---- telling
+
+    def _changed_stage(self, now: float) -> None:
+        stage, target, reason, _ = self.installation.machine.report()
+        log.log(
+            logging.WARNING if stage == "rolled_back" else logging.INFO,
+            "release %s: %s%s", target, stage, f": {reason}" if reason else "",
+        )  # fmt: skip
+        self._report(now)
+
+    def _report(self, now: float) -> None:
+        installation = self.installation
+        machine = installation.machine
+        running = machine.running
+        stage, target, reason, since = machine.report()
+        configured = installation.slots.configured
+        report = Report(
+            agent=__version__,
+            model=self.at.model,
+            running=running.release.target if running else "",
+            version=running.release.version if running else configured.manifest.version,
+            digest=bytes.fromhex(running.release.sha256 if running else configured.digest),
+            stage=stage,
+            candidate=target[:500],
+            reason=reason[:500],
+            since=since,
+        )
+        counter = max(machine.state.counter + 1, int(now * 1000))
+        machine.state = msgspec.structs.replace(machine.state, counter=counter)
+        try:
+            installation.save()
+        except StorageError as error:
+            log.error("the state of releases could not be saved: %s", error)
+        self._sealed = self.author.seal(report, self._topic, counter, introduce=True)
+        self._publish()
+
+    def _publish(self) -> None:
+        if not self._sealed:
+            self._report(time.time())
+        elif self._connected:
+            self.link.publish(self._topic, self._sealed, retain=True)
+
+    @property
+    def _topic(self) -> str:
+        return self.topics.report(self.at.device)
+
+    # ---- files
+
+    @property
+    def _spool(self) -> Path:
+        return self.installation.slots.folder / "spool" / "release"
+
+    @property
+    def _configured(self) -> str:
+        return self.installation.slots.configured.source
+
+    def _file(self, candidate: Candidate) -> Path:
+        assert candidate.slot is not None
+        return self.installation.slots.path(candidate.slot)
+
+    def _trial(self, name: str, file: Path, kind: Kind) -> Trial:
+        at = self.at
+        return Trial(
+            name, str(file), kind, self._configured, at.threads, at.providers, self.settings.memory, at.nice
+        )
+
+
+class _Version(msgspec.Struct, frozen=True):
+    version: int
+
+
+class _Signed(msgspec.Struct, frozen=True):
+    meta: dict[str, _Version]
+
+
+class _Timestamp(msgspec.Struct, frozen=True):
+    signed: _Signed

@@ -75,9 +75,9 @@ class Topics:
         """To a device: one sealed message ("receipt", "refusal")."""
         return f"{self.root}/device/{device}/down/{kind}"
 
-    def aggregators(self, model: str) -> tuple[str, ...]:
-        """Filters of all retained topics that only the aggregator of this model may write."""
-        return (self.round, self.revoked, f"{self.root}/parameters/#", f"{self.release(model)}/#")
+    def aggregators(self) -> tuple[str, ...]:
+        """Filters of all retained topics that only the aggregator may write."""
+        return (self.round, self.revoked, f"{self.root}/parameters/#", f"{self.root}/release/#")
 
     def device_of(self, topic: str) -> str | None:
         """The device below whose topics ``topic`` stands, or None."""

@@ -11,6 +11,9 @@ from marram.errors import WireError
 from marram.wire.codec.chain import Chain
 from marram.wire.messages import Steps
 
+from marram_cloud.releases.repository.layout import Layout
+from marram_cloud.releases.repository.online import OnlineRepository
+from marram_cloud.releases.rollout.controller import Limits
 from marram_cloud.rounds.coordinator import Rules
 from marram_cloud.rounds.settings import RoundSettings
 from marram_cloud.strategies.fedavg import FedAvg
@@ -19,6 +22,7 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 # No more than an offer may say, or every device refuses it.
 Epochs = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 Batch = Annotated[int, msgspec.Meta(ge=1, le=65536)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 PositiveDuration = Annotated[Duration, msgspec.Meta(gt=0)]
 Problems = Iterable[tuple[tuple[str | int, ...], str]]
 
@@ -109,17 +113,31 @@ class Rounds(_Section, frozen=True, kw_only=True):
         )
 
 
-class Release(_Section, frozen=True, kw_only=True):
+class Releases(_Section, frozen=True, kw_only=True):
     """Releases.
 
-    key: the release key, PEM. It is best kept away from the aggregator and brought for a release.
-    calibration: windows (.npz) that int8 ranges are measured on.
-    average: most versions in a row whose mean is released; 1 for a single version.
+    repository: the release repository, as ``marram-cloud init`` made it.
+    keys: folder with the online keys of it.
+    failures: a roll-out stops when more than this part of the devices that finished went back.
+    enough: part of a stage's devices that are online which must run a release before its next stage.
+    calibration: windows (.npz) that int8 ranges are measured on, for ``marram-cloud release build``.
+    average: most versions in a row whose mean is built; 1 for a single version.
     """
 
-    key: ExistingFile
-    calibration: ExistingFile
+    repository: ExistingFolder
+    keys: ExistingFolder
+    failures: Share = 0.1
+    enough: Share = 0.9
+    calibration: ExistingFile | None = None
     average: Count = 10
+
+    def limits(self) -> Limits:
+        """As the controller takes them."""
+        return Limits(self.failures, self.enough)
+
+    def online_repository(self) -> OnlineRepository:
+        """The repository with its online keys."""
+        return OnlineRepository(Layout(self.repository), self.keys)
 
 
 class Aggregator(_Section, frozen=True, kw_only=True):
@@ -131,7 +149,7 @@ class Aggregator(_Section, frozen=True, kw_only=True):
     crl: the authority's list of revoked certificates (``ca.crl`` of the fleet's folder). It is honoured and
     published, and read again whenever it changes; without it only what the ledger says counts.
     rounds: the rounds.
-    release: releases; without it ``marram-cloud release`` cannot be used here.
+    releases: releases; without it this aggregator serves none.
     log_level: how much is logged.
     """
 
@@ -140,5 +158,5 @@ class Aggregator(_Section, frozen=True, kw_only=True):
     broker: Broker
     crl: ExistingFile | None = None
     rounds: Rounds = Rounds()
-    release: Release | None = None
+    releases: Releases | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"

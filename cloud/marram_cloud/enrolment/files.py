@@ -1,9 +1,10 @@
 """The folders that ``marram-cloud init`` and ``enrol`` write: a fleet, its aggregator, its devices.
 
 A fleet folder holds ``fleet.json``, the authority (``ca.key``, ``ca.crt``), its list of revoked certificates
-(``ca.crl``, PEM) and its records (``enrolment.db``), the release key (``release.key``, ``release.pub``),
-``aggregator/`` (an identity), ``devices/NAME/`` of those enrolled here, ``broker/`` (its configuration and
-TLS files) and ``enrolment/`` (the enrolment server's).
+(``ca.crl``, PEM) and its records (``enrolment.db``), the release ``repository/`` with its ``offline/`` and
+``online/`` keys and ``root.json``, which devices trust releases by, ``aggregator/`` (an identity),
+``devices/NAME/`` of those enrolled here, ``broker/`` (its configuration and TLS files) and ``enrolment/``
+(the enrolment server's).
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from marram.wire.topics import Topics, check_name
 from marram_cloud.enrolment import authority, broker, revocations
 from marram_cloud.enrolment.authority import AGGREGATOR, DEVICE_DAYS, LEAF_DAYS, Authority, EnrolmentError
 from marram_cloud.enrolment.registry import Registry, open_registry
+from marram_cloud.releases.repository import create as repository
+from marram_cloud.releases.repository.create import Quorums
 
 _DAY = 86400.0
 
@@ -60,8 +63,13 @@ class FleetFolder:
             ) from error
 
     @staticmethod
-    def create(path: Path, fleet: str, region: str, device_days: int = DEVICE_DAYS) -> FleetFolder:
-        """Make the authority, the release key and the aggregator's identity. Raises EnrolmentError."""
+    def create(
+        path: Path, fleet: str, region: str, models: Sequence[str] = (), device_days: int = DEVICE_DAYS
+    ) -> FleetFolder:
+        """Make the authority, the release repository with its keys and the aggregator's identity.
+
+        models: that will be released. Raises EnrolmentError, RepositoryError.
+        """
         try:
             check_name("fleet", fleet)
             check_name("region", region)
@@ -69,9 +77,10 @@ class FleetFolder:
             raise EnrolmentError(str(error)) from error
         about = _fleet(fleet, region, device_days)
         made = authority.create(path, fleet)
-        release_key = authority.new_key()
-        authority.write_private(path / "release.key", authority.private_pem(release_key))
-        (path / "release.pub").write_bytes(authority.public_pem(release_key.public_key()))
+        root = repository.create(
+            path / "repository", path / "offline", path / "online", models, Quorums(), datetime.now(UTC)
+        )
+        (path / "root.json").write_bytes(root)
         (path / "fleet.json").write_bytes(msgspec.json.encode(about) + b"\n")
         folder = FleetFolder(path)
         folder._make_aggregator(made)
@@ -288,7 +297,7 @@ class FleetFolder:
         authority.write_private(target / "device.key", authority.private_pem(key))
         (target / "device.crt").write_bytes(certificate.public_bytes(Encoding.PEM))
         (target / "ca.crt").write_bytes(issuer.certificate.public_bytes(Encoding.PEM))
-        shutil.copy(self.path / "release.pub", target / "release.pub")
+        shutil.copy(self.path / "root.json", target / "root.json")
         return certificate
 
 

@@ -1,4 +1,4 @@
-"""What an aggregator must not lose: devices, rounds, deltas, versions, releases (one SQLite file).
+"""What an aggregator must not lose: devices, rounds, deltas, versions (one SQLite file).
 
 A delta is in the ledger before its receipt is sent; a round is closed and the next one opened in one
 transaction. So after kill -9 at any point the aggregator goes on exactly where the ledger says.
@@ -55,11 +55,7 @@ CREATE TABLE IF NOT EXISTS refusals (
   device TEXT NOT NULL, reason TEXT NOT NULL, count INTEGER NOT NULL, last REAL NOT NULL,
   detail TEXT NOT NULL, PRIMARY KEY (device, reason)
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS releases (
-  sequence INTEGER PRIMARY KEY, model TEXT NOT NULL, version TEXT NOT NULL, digest BLOB NOT NULL,
-  parameters INTEGER NOT NULL, created REAL NOT NULL, bundle BLOB NOT NULL, part_size INTEGER NOT NULL,
-  sealed BLOB NOT NULL
-);
+DROP TABLE IF EXISTS releases;
 """
 
 _LAST_SKIP = 1 << 40  # far below what an offer can say: whoever skips too far can never come back
@@ -122,20 +118,6 @@ class StoredDelta:
     size: int
     counter: int
     payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class StoredRelease:
-    """A release with the bundle's bytes. parameters: the version that it was made from."""
-
-    sequence: int
-    model: str
-    version: str
-    digest: bytes
-    parameters: int
-    bundle: bytes
-    part_size: int
-    sealed: bytes
 
 
 @dataclass
@@ -484,34 +466,3 @@ class Ledger:
         """How many messages were refused, by reason."""
         rows = self.database.execute("SELECT reason, sum(count) FROM refusals GROUP BY reason").fetchall()
         return {row[0]: row[1] for row in rows}
-
-    # ---- releases
-
-    def add_release(self, release: StoredRelease, now: float) -> None:
-        self.database.execute(
-            "INSERT INTO releases VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                release.sequence,
-                release.model,
-                release.version,
-                release.digest,
-                release.parameters,
-                now,
-                release.bundle,
-                release.part_size,
-                release.sealed,
-            ),
-        )
-
-    def latest_release(self) -> StoredRelease | None:
-        newest = self.latest_releases(1)
-        return newest[0] if newest else None
-
-    def latest_releases(self, count: int) -> list[StoredRelease]:
-        """The last releases, newest first."""
-        rows = self.database.execute(
-            "SELECT sequence, model, version, digest, parameters, bundle, part_size, sealed FROM releases "
-            "ORDER BY sequence DESC LIMIT ?",
-            (count,),
-        ).fetchall()
-        return [StoredRelease(*row) for row in rows]

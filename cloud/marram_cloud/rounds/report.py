@@ -10,14 +10,10 @@ from marram_cloud.releases.choose import summarise
 
 
 def as_objects(ledger: Ledger) -> dict[str, Any]:
-    """Every round, the refusals by reason, and the newest release, for ``marram-cloud rounds --json``."""
-    release = ledger.latest_release()
+    """Every round, and the refusals by reason, for ``marram-cloud rounds --json``."""
     return {
         "rounds": [_object(ledger, one) for one in ledger.rounds()],
         "refused": ledger.refusals(),
-        "release": None
-        if release is None
-        else {"version": release.version, "sequence": release.sequence, "parameters": release.parameters},
     }
 
 

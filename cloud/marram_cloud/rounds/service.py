@@ -28,6 +28,7 @@ from marram.wire.topics import Topics
 
 from marram_cloud.engines.engine import DeltaReference, Engine
 from marram_cloud.ledger.ledger import Ledger, Round, StoredDelta, Version
+from marram_cloud.presence import read_state
 from marram_cloud.rounds import coordinator as machine
 from marram_cloud.rounds.coordinator import Coordinator, OpenRound
 from marram_cloud.rounds.intake import Reassembly, Verified, check_claims, decode_delta, verify
@@ -38,7 +39,6 @@ log = logging.getLogger(__name__)
 
 Send = Callable[[str, bytes, bool], None]
 Reported = Callable[[str, Report, int, float], None]
-MAX_STATE = 4096
 _RETRY = 10.0
 _STRANGERS = 4096
 UNKNOWN = "(unknown)"
@@ -219,7 +219,8 @@ class Service:
         if sender is None:
             return
         if topic == self.topics.state(sender):
-            self._presence(sender, _online(payload), now)
+            state = read_state(payload)
+            self._presence(sender, state.online and state.learning, now)
             return
         if topic == self.topics.report(sender):
             self._report(sender, payload, now)
@@ -534,21 +535,3 @@ class Service:
 def _seed(label: str, number: int) -> int:
     """A seed of 53 bits that an aggregator restarted in mid-round finds again."""
     return int.from_bytes(hashlib.sha256(f"{label}/{number}".encode()).digest()[:8], "big") >> 11
-
-
-def _online(payload: bytes) -> bool:
-    """What a device's retained state says; a state that cannot be read counts as offline."""
-    if not payload or len(payload) > MAX_STATE:
-        return False
-    try:
-        state = msgspec.json.decode(payload, type=_State)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return False
-    return state.online and state.learning
-
-
-class _State(msgspec.Struct):
-    """learning: whether it takes part in rounds; one that only runs releases is not waited for."""
-
-    online: bool = False
-    learning: bool = True

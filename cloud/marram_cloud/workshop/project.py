@@ -68,7 +68,7 @@ class Project:
         self.module = self._module().train()
         self.calibration = read_calibration(
             folder / "calibration.npz", len(self.about.channels), self.about.length
-        )
+        ).windows
         self._try()
 
     def _module(self) -> torch.nn.Module:

@@ -1,4 +1,4 @@
-"""The command line marram-cloud: init, enrol, devices, revoke, rounds, release; and clear errors."""
+"""The command line marram-cloud: init, enrol, devices, revoke, rounds; and clear errors."""
 
 import json
 import shutil
@@ -25,8 +25,9 @@ def site(tmp_path, capsys):
         f"bundle: {SHOULDER}\n"
         "state: state\n"
         f"broker: {{url: 'mqtt://127.0.0.1:{port}', identity: fleet/aggregator}}\n"
-        "release:\n"
-        "  key: fleet/release.key\n"
+        "releases:\n"
+        "  repository: fleet/repository\n"
+        "  keys: fleet/online\n"
         f"  calibration: {SHOULDER.parent / 'calibration.npz'}\n"
     )
     capsys.readouterr()
@@ -62,8 +63,8 @@ def test_enrolled_devices_are_listed_and_revoked_ones_marked(site, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["release"], "no version has been evaluated"),
-        (["release", "--version", "3"], "version 3"),
+        (["release", "build"], "no version has been evaluated"),
+        (["release", "build", "--parameters", "3"], "version 3"),
     ],
 )
 def test_what_cannot_be_done_is_said_on_standard_error_with_status_1(site, capsys, arguments, words):
@@ -139,7 +140,7 @@ def test_a_fleet_is_made_once(site, capsys):
 
 def test_the_rounds_of_a_new_aggregator_are_none(site, capsys):
     assert run(site, "rounds", "--json") == 0
-    assert json.loads(capsys.readouterr().out) == {"rounds": [], "refused": {}, "release": None}
+    assert json.loads(capsys.readouterr().out) == {"rounds": [], "refused": {}}
     assert run(site, "rounds") == 0
     assert "refused: nothing" in capsys.readouterr().out
 

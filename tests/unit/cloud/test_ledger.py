@@ -10,7 +10,7 @@ from marram.storage import open_database
 from marram.wire import certificates
 from marram_cloud.aggregator import open_ledger
 from marram_cloud.ledger import ledger as ledgers
-from marram_cloud.ledger.ledger import Ledger, LedgerError, StoredRelease
+from marram_cloud.ledger.ledger import Ledger, LedgerError
 
 from tests.support.aggregator import INITIAL, NOW
 from tests.support.identities import certified
@@ -179,13 +179,6 @@ def test_refusals_are_added_up_by_reason(region):
         region.ledger.count_refusal(device, "malformed", "x", NOW)
     region.ledger.count_refusal("a", "revoked", "x", NOW)
     assert region.ledger.refusals() == {"malformed": 3, "revoked": 1}
-
-
-def test_the_newest_release_is_the_one_with_the_highest_sequence(region):
-    for sequence in (1, 2):
-        release = StoredRelease(sequence, "m", f"v{sequence}", b"d" * 32, 1, b"bundle", 10, b"sealed")
-        region.ledger.add_release(release, NOW)
-    assert region.ledger.latest_release().version == "v2"
 
 
 def test_what_was_committed_is_there_after_a_restart(tmp_path):

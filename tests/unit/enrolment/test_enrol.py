@@ -69,7 +69,7 @@ def test_a_fleet_without_releases_gives_no_root_and_the_command_says_so(folder):
     assert done.returncode == 0
     assert "cannot receive releases" in done.stdout
     assert not (folder / "root.json").exists()
-    assert load(folder).release_key is None
+    assert not load(folder).root.exists()
 
 
 def test_a_token_is_never_shown_to_a_server_of_another_fleet(server, folder):

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 from marram.errors import IdentityError
-from marram.link.identity import AUTHORITY, CERTIFICATE, ENROLMENT, KEY, RELEASE_KEY, load
+from marram.link.identity import AUTHORITY, CERTIFICATE, ENROLMENT, KEY, load
 from marram.wire import envelope
 from marram_cloud.enrolment import authority
 from marram_cloud.enrolment.files import FleetFolder
@@ -49,7 +49,7 @@ def test_the_aggregators_identity_is_not_a_devices(fleet):
         load(fleet.path / "aggregator")
 
 
-@pytest.mark.parametrize("name", [KEY, CERTIFICATE, AUTHORITY, RELEASE_KEY, ENROLMENT])
+@pytest.mark.parametrize("name", [KEY, CERTIFICATE, AUTHORITY, ENROLMENT])
 @pytest.mark.parametrize("content", [b"", b"garbage", b"-----BEGIN CERTIFICATE-----\nAAAA\n"])
 def test_a_damaged_file_is_named(folder, name, content):
     (folder / name).write_bytes(content)

@@ -24,11 +24,16 @@ def snapshot(path):
     return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
-def test_a_new_fleet_has_its_authority_its_release_key_and_its_aggregator(folder):
-    assert sorted(snapshot(folder.path)) == [
-        "aggregator/ca.crt", "aggregator/device.crt", "aggregator/device.key", "aggregator/release.pub",
-        "ca.crl", "ca.crt", "ca.key", "enrolment.db", "fleet.json", "release.key", "release.pub",
+def test_a_new_fleet_has_its_authority_its_release_repository_and_its_aggregator(folder):
+    assert sorted(name for name in snapshot(folder.path) if not name.startswith("repository/")) == [
+        "aggregator/ca.crt", "aggregator/device.crt", "aggregator/device.key", "aggregator/root.json",
+        "ca.crl", "ca.crt", "ca.key", "enrolment.db", "fleet.json", "offline/release-1.pem",
+        "offline/root-1.pem", "offline/targets-1.pem", "online/rollout-1.pem", "online/snapshot-1.pem",
+        "online/timestamp-1.pem", "root.json",
     ]  # fmt: skip
+    root = snapshot(folder.path)["repository/metadata/1.root.json"]
+    assert root == (folder.path / "root.json").read_bytes()
+    assert root == (folder.path / "aggregator" / "root.json").read_bytes()
     assert load(folder.path / "aggregator", role="aggregator").subject.uri == (
         "marram://dunes/north/aggregator/aggregator"
     )
@@ -54,8 +59,8 @@ def test_every_device_has_a_key_of_its_own(folder):
 def test_private_keys_are_for_their_owner_only(folder):
     folder.enrol("a")
     folder.issue_broker(("localhost",))
-    keys = list(folder.path.rglob("*.key"))
-    assert len(keys) == 5
+    keys = [*folder.path.rglob("*.key"), *folder.path.rglob("*.pem")]
+    assert len(keys) == 4 + 6
     assert {stat.S_IMODE(file.stat().st_mode) for file in keys} == {0o600}
 
 
@@ -74,11 +79,12 @@ def test_a_device_is_not_enrolled_over_another(folder):
     assert snapshot(folder.path) == before
 
 
-def test_a_release_key_that_is_there_is_never_overwritten(tmp_path):
-    (tmp_path / "release.key").write_text("precious")
-    with pytest.raises(EnrolmentError, match="not overwritten"):
-        FleetFolder.create(tmp_path, "dunes", "north")
-    assert (tmp_path / "release.key").read_text() == "precious"
+def test_release_keys_that_are_there_are_never_overwritten(tmp_path):
+    (tmp_path / "offline").mkdir()
+    (tmp_path / "offline" / "root-1.pem").write_text("precious")
+    FleetFolder.create(tmp_path, "dunes", "north")
+    assert (tmp_path / "offline" / "root-1.pem").read_text() == "precious"
+    assert (tmp_path / "offline" / "root-2.pem").exists()
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../a", "a b", "-a", "a" * 49, "a\n", "+", "#"])

@@ -1,32 +1,22 @@
-"""From parameters to a signed int8 release that a device takes."""
-
-import hashlib
+"""From parameters to an int8 bundle that can be signed as a release."""
 
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
 from marram.bundle.file import parse
 from marram.programs.program import load
 from marram.storage import open_database
-from marram.wire import envelope
-from marram.wire.envelope import KeySigner
-from marram.wire.messages import Metrics, Release, Steps
-from marram.wire.signed import read
-from marram_cloud.enrolment import authority
+from marram.wire.messages import Metrics, Steps
 from marram_cloud.ledger import ledger as ledgers
 from marram_cloud.ledger.ledger import Ledger, LedgerError, Round, StoredDelta
-from marram_cloud.releases import publish
-from marram_cloud.releases.calibration import read_calibration
+from marram_cloud.releases.build import build
+from marram_cloud.releases.calibration import Calibration, CalibrationError, read_calibration
 from marram_cloud.releases.choose import Stretch
-from marram_cloud.releases.make import ReleaseError, make, read_release_key
 from marram_cloud.releases.quantise import infer_from_predict
 from marram_cloud.releases.rebuild import rebuild
 
-from tests.support.aggregator import NOW, TOPICS
+from tests.support.aggregator import NOW
 from tests.support.training import filled_store, job, run
 from tests.support.windows import SHOULDER, bundle, shoulder_windows
-
-KEY = ec.generate_private_key(ec.SECP256R1())
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +49,7 @@ CHOSEN = Stretch((1,), 3, 0.5, 0.9)
 def test_int8_agrees_with_fp32_on_real_windows_and_is_much_smaller(learnt, calibration):
     source = bundle(SHOULDER)
     predict = source.members["predict.onnx"]
-    int8 = infer_from_predict(predict, learnt, calibration)
+    int8 = infer_from_predict(predict, learnt, calibration.windows)
     windows = shoulder_windows(2).values
     exact = load(predict, "onnx")(parameters=learnt, x=windows)["scores"]
     coarse = load(int8, "onnx")(x=windows)["scores"]
@@ -70,61 +60,40 @@ def test_int8_agrees_with_fp32_on_real_windows_and_is_much_smaller(learnt, calib
 
 def test_the_same_parameters_give_the_same_bytes(learnt, calibration):
     source = bundle(SHOULDER)
-    first, second = (rebuild(source, learnt, calibration, "1+r1", {"devices": 3.0}) for _ in range(2))
+    first, second = (rebuild(source, learnt, calibration.windows, "1+r1", {"devices": 3.0}) for _ in range(2))
     assert first == second
 
 
 def test_a_rebuilt_bundle_is_of_the_same_family_with_the_new_parameters(learnt, calibration):
-    made = parse(rebuild(bundle(SHOULDER), learnt, calibration, "5+r1", {"devices": 3.0}))
+    made = parse(rebuild(bundle(SHOULDER), learnt, calibration.windows, "5+r1", {"devices": 3.0}))
     assert made.manifest.family == bundle(SHOULDER).manifest.family
     assert made.manifest.version == "5+r1"
     assert made.manifest.card.metrics["devices"] == 3.0
     np.testing.assert_array_equal(made.parameters(), learnt)
     for name in ("train.onnx", "evaluate.onnx", "predict.onnx"):
         assert made.members[name] == bundle(SHOULDER).members[name]
-    assert len(rebuild(bundle(SHOULDER), learnt, calibration, "5", {})) < 200_000
-
-
-def test_a_release_is_signed_numbered_and_in_the_ledger_and_its_parts_are_the_bundle(ledger, calibration):
-    releases = [
-        make(ledger, bundle(SHOULDER), CHOSEN, calibration, KeySigner(KEY), TOPICS, NOW) for _ in range(2)
-    ]
-    assert [release.sequence for release in releases] == [1, 2]
-    assert ledger.latest_release() == releases[1]
-    *parts, (topic, sealed) = publish.messages(releases[1], TOPICS)
-    parsed = envelope.parse(sealed, 10_000)
-    envelope.verify(parsed, topic, KEY.public_key())
-    word = read(parsed, Release)
-    content = b"".join(payload for _, payload in parts)
-    assert (word.size, word.digest) == (len(content), hashlib.sha256(content).digest())
-    assert word.version == "2+r1"
-    assert all(len(payload) == word.part_size for _, payload in parts[:-1])
-    assert parse(content).manifest.card.metrics["accuracy_fp32_devices"] == 0.9
-    assert {topic for topic, payload in publish.withdrawn(releases[1], TOPICS) if payload == b""} == {
-        topic for topic, _ in parts
-    }
+    assert len(rebuild(bundle(SHOULDER), learnt, calibration.windows, "5", {})) < 200_000
 
 
 def test_the_mean_of_the_chosen_versions_is_released(ledger, calibration, learnt):
     both = Stretch((0, 1), 3, 0.5, 0.9)
-    release = make(ledger, bundle(SHOULDER), both, calibration, KeySigner(KEY), TOPICS, NOW)
-    made = parse(release.bundle)
+    release = build(ledger, bundle(SHOULDER), both, calibration, "1+r1")
+    made = parse(release.content)
     np.testing.assert_allclose(made.parameters(), (bundle(SHOULDER).parameters() + learnt) / 2, atol=1e-6)
     assert made.manifest.card.metrics["averaged_versions"] == 2.0
 
 
 def test_a_version_that_nobody_evaluated_carries_no_figures(ledger, calibration):
     nobody = Stretch((1,), 0, 0.0, None)
-    release = make(ledger, bundle(SHOULDER), nobody, calibration, KeySigner(KEY), TOPICS, NOW)
-    metrics = parse(release.bundle).manifest.card.metrics
+    release = build(ledger, bundle(SHOULDER), nobody, calibration, "1+r1")
+    metrics = parse(release.content).manifest.card.metrics
     assert "loss_fp32_devices" not in metrics
     assert "accuracy_fp32_devices" not in metrics
 
 
 def test_a_version_that_is_not_kept_cannot_be_released(ledger, calibration):
     with pytest.raises(LedgerError, match="version 9"):
-        make(ledger, bundle(SHOULDER), Stretch((9,), 3, 1.0, 0.9), calibration, KeySigner(KEY), TOPICS, NOW)
-    assert ledger.latest_release() is None
+        build(ledger, bundle(SHOULDER), Stretch((9,), 3, 1.0, 0.9), calibration, "1+r1")
 
 
 def test_the_devices_evaluations_are_those_of_the_rounds_base(ledger):
@@ -134,14 +103,19 @@ def test_the_devices_evaluations_are_those_of_the_rounds_base(ledger):
     assert ledger.evaluations() == {1: [("device-1", before)]}
 
 
-@pytest.mark.parametrize("content", [None, b"", b"garbage"])
-def test_a_release_key_that_cannot_be_read_is_named(tmp_path, content):
-    if content is not None:
-        (tmp_path / "release.key").write_bytes(content)
-    with pytest.raises(ReleaseError, match=r"release\.key"):
-        read_release_key(tmp_path / "release.key")
+def test_int8_is_compared_with_fp32_on_the_calibration_windows(ledger, calibration):
+    alone = build(ledger, bundle(SHOULDER), CHOSEN, calibration, "1+r1").comparison
+    assert alone.agreement > 0.9
+    assert (alone.fp32, alone.int8) == (None, None)
+    labelled = Calibration(calibration.windows, np.zeros(len(calibration.windows), np.int64))
+    both = build(ledger, bundle(SHOULDER), CHOSEN, labelled, "1+r1").comparison
+    assert both.agreement == alone.agreement
+    assert 0 < both.fp32 < 1
+    assert abs(both.fp32 - both.int8) <= 1 - both.agreement
 
 
-def test_a_release_key_is_read_as_init_writes_it(tmp_path):
-    authority.write_private(tmp_path / "release.key", authority.private_pem(KEY))
-    assert read_release_key(tmp_path / "release.key").key_id == KeySigner(KEY).key_id
+@pytest.mark.parametrize("labels", [np.zeros(3, np.int64), np.zeros(2, np.float32)])
+def test_labels_that_do_not_fit_the_windows_are_refused(tmp_path, labels):
+    np.savez(tmp_path / "c.npz", windows=np.zeros((2, 6, 100), np.float32), labels=labels)
+    with pytest.raises(CalibrationError, match=r"c\.npz"):
+        read_calibration(tmp_path / "c.npz", 6, 100)

@@ -1,0 +1,157 @@
+"""What the daemon and the children of its releases say to each other, as frames."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from marram.releases.gates import Measured
+
+Kind = Literal["marram", "onnx", "tflite"]
+
+
+class Job(msgspec.Struct, frozen=True, tag=True):
+    """What to look for, and where to put it.
+
+    base: URL of the repository; "" to ask the daemon for files, which fetches them over MQTT. metadata:
+    folder. root: file of the factory root. spool: file that the release is put together in. held: files that
+    may have pieces of it. now: Unix seconds. running, running_target: sha256 and target path of the release
+    that runs, "" for the configured bundle. sequence: the newest that was ever committed here. refused:
+    sha256 of files that this device will not try again. memory: bytes. patience, least_rate: see ``https``.
+    """
+
+    base: str
+    metadata: str
+    root: str
+    spool: str
+    held: tuple[str, ...]
+    now: float
+    device: str
+    tags: tuple[str, ...]
+    model: str
+    running: str
+    running_target: str
+    sequence: int
+    refused: tuple[str, ...]
+    memory: int
+    nice: int
+    patience: float = 30.0
+    least_rate: float = 200.0
+
+
+class Release(msgspec.Struct, frozen=True):
+    """A release as the model's keys signed it. sha256: hex. size: bytes."""
+
+    target: str
+    version: str
+    kind: Kind
+    sequence: int
+    sha256: str
+    size: int
+
+
+class Ask(msgspec.Struct, frozen=True, tag=True):
+    """The child wants a file, or ranges of one of ``size`` bytes. most: of a whole file, in bytes."""
+
+    file: str
+    ranges: tuple[tuple[int, int], ...] | None
+    size: int
+    most: int
+
+
+class Bytes(msgspec.Struct, frozen=True, tag=True):
+    """Some of the file that was asked for."""
+
+    offset: int
+    data: bytes
+
+
+class End(msgspec.Struct, frozen=True, tag=True):
+    """Nothing more comes. missing: there is no such file. error: why it did not come, "" when it did."""
+
+    missing: bool = False
+    error: str = ""
+
+
+class Begun(msgspec.Struct, frozen=True, tag=True):
+    """The child fetches this release."""
+
+    release: Release
+
+
+class Outcome(msgspec.Struct, frozen=True, tag=True):
+    """The child's last word.
+
+    release: what is complete in the spool, verified; None when there is nothing to do, or it failed.
+    fetched, reused, resumed: bytes of it that came now, from held files, and from an attempt before.
+    withdrawn: why the release that runs may not run any more; "" when it may. revoked: sha256 of all releases
+    that may not run. error: why the look or the download failed; kind: what sort of failure. refused: target
+    path of the assigned release, when it was refused here before. signed_at, expires: of the newest signed
+    timestamp, Unix seconds, 0 when none was verified.
+    """
+
+    release: Release | None = None
+    fetched: int = 0
+    reused: int = 0
+    resumed: int = 0
+    withdrawn: str = ""
+    revoked: tuple[str, ...] = ()
+    error: str = ""
+    kind: Literal["", "network", "untrusted", "disk", "crashed"] = ""
+    refused: str = ""
+    signed_at: float = 0.0
+    expires: float = 0.0
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A model file to try. name: for people. configured: file of the YAML's bundle. memory: bytes that the
+    child may take.
+    """
+
+    name: str
+    file: str
+    kind: Kind
+    configured: str
+    threads: int
+    providers: tuple[str, ...]
+    memory: int
+    nice: int
+
+
+class PreflightJob(msgspec.Struct, frozen=True):
+    """windows: the sample store's file, "" where there is none. count: most windows to run."""
+
+    running: Candidate
+    candidate: Candidate
+    windows: str
+    count: int
+
+
+class Tried(msgspec.Struct, frozen=True, tag=True):
+    """What the preflight found: the candidate's and the running model's measurements on the same windows."""
+
+    candidate: Measured
+    running: Measured
+
+
+class TrialJob(msgspec.Struct, frozen=True):
+    """What to run beside the model that runs."""
+
+    candidate: Candidate
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """Live windows. values: little-endian float32 (n, channels, length).
+
+    running: verdicts of the model that runs. labels: -1 where there is none.
+    """
+
+    values: bytes
+    running: tuple[int, ...]
+    labels: tuple[int, ...]
+
+
+# For read_frame. A union of structs is a type to msgspec, and none to a type checker's `type[...]`.
+TOLD: Any = Ask | Begun | Outcome
+ANSWER: Any = Bytes | End

@@ -1,0 +1,47 @@
+"""The trial of a candidate, in a child process: it predicts live windows beside the model that runs.
+
+``python -I -m marram.releases.trial PARENT`` reads a ``TrialJob``, then ``Batch`` after ``Batch``; it says
+``Measured`` once it is ready and after each of them, all windows so far together.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from marram.releases.frames import read_frame, write_frame
+from marram.releases.talk import Batch, TrialJob
+
+
+def _try(job: TrialJob) -> None:
+    import numpy as np
+
+    from marram.releases.measuring import Subject
+
+    into, out = sys.stdin.buffer, sys.stdout.buffer
+    subject = Subject(job.candidate)
+    shape = (len(subject.manifest.channels), subject.manifest.length)
+    write_frame(out, subject.finish())
+    while (batch := read_frame(into, Batch)) is not None:
+        values = np.frombuffer(batch.values, "<f4").reshape(-1, *shape)
+        own = subject.predict(values)
+        subject.compare(own, batch.running, batch.labels)
+        write_frame(out, subject.finish())
+
+
+def main() -> int:
+    from marram.learning.trainer import explain, step_back
+
+    job = read_frame(sys.stdin.buffer, TrialJob)
+    if job is None:
+        return 1
+    step_back(job.candidate.nice, job.candidate.memory, int(sys.argv[1]))
+    try:
+        _try(job)
+    except Exception as error:
+        print(explain(error, job.candidate.memory), file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

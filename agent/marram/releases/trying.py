@@ -1,0 +1,143 @@
+"""A candidate is tried: the preflight on stored windows, then the trial beside the model that runs.
+
+Both run in children: a model that crashes, leaks or hangs takes nothing with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+
+from marram.inference.prediction import Prediction
+from marram.loop import Loop
+from marram.releases.child import Child, ChildError
+from marram.releases.gates import Limits, Measured, judge
+from marram.releases.talk import Batch, Candidate, PreflightJob, TrialJob, Tried
+from marram.stream.blocks import Windows
+
+_UNKNOWN = -1
+_BACKLOG = 64
+_DAYS = 30 * 86400.0
+
+
+@dataclass
+class Trying:
+    """Everything but ``shadow`` is called by the loop's thread.
+
+    limits: the gates. windows: stored windows to run in a preflight. preflight_timeout: seconds a child.
+    live: windows that a trial needs.
+    """
+
+    loop: Loop
+    limits: Limits
+    store: str
+    windows: int
+    preflight_timeout: float
+    live: int
+    measured: Measured = field(default_factory=Measured)
+    running: Measured = field(default_factory=Measured)
+    skipped: int = 0
+    _child: Child | None = None
+    _shadowed: Child | None = None
+    _verdicts: tuple[str, ...] = ()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the child, while there is one."""
+        return self._child.pid if self._child is not None else None
+
+    def preflight(self, running: Candidate, candidate: Candidate, done: Callable[[str, float], None]) -> None:
+        """Try the candidate on stored windows; ``done`` hears why it may not run, "" when it may."""
+        self.measured = self.running = Measured()
+        tried = False
+
+        def heard(frame: Tried | ChildError, now: float) -> None:
+            nonlocal tried
+            if isinstance(frame, Tried):
+                tried = True
+                self.measured, self.running = frame.candidate, frame.running
+            elif tried:
+                done(judge(self.measured, self.running, self.limits), now)
+            else:
+                done(str(frame), now)
+
+        job = PreflightJob(running, candidate, self.store, self.windows)
+        self._run("marram.releases.preflight", Tried, job, self.preflight_timeout, heard).close()
+
+    def trial(
+        self,
+        candidate: Candidate,
+        verdicts: tuple[str, ...],
+        begun: Callable[[float], None],
+        done: Callable[[str, float], None],
+    ) -> None:
+        """Run the candidate on live windows until it has failed or seen enough.
+
+        verdicts: the labels that predictions may have.
+        """
+        self.measured, self.skipped, self._verdicts = Measured(), 0, verdicts
+        ready = False
+
+        def heard(frame: Measured | ChildError, now: float) -> None:
+            nonlocal ready
+            if isinstance(frame, ChildError):
+                done(str(frame), now)
+                return
+            if not ready:
+                ready = True
+                self._shadowed = self._child
+                begun(now)
+            self.measured = frame
+            if frame.errors or frame.windows >= self.live:
+                self.stop()
+                done(judge(frame, self.running, self.limits), now)
+
+        self._run("marram.releases.trial", Measured, TrialJob(candidate), _DAYS, heard)
+
+    def shadow(self, windows: Windows, predictions: list[Prediction]) -> None:
+        """Called by inference after each block: it never waits, and what is too much is passed over."""
+        child = self._shadowed
+        if child is None:
+            return
+        if child.backlog >= _BACKLOG:
+            self.skipped += len(windows)
+            return
+        places = {name: place for place, name in enumerate(self._verdicts)}
+        running = tuple(places.get(one.label, _UNKNOWN) for one in predictions)
+        values = np.ascontiguousarray(windows.values, "<f4").tobytes()
+        child.send(Batch(values, running, tuple(windows.labels.tolist())))
+
+    def stop(self) -> None:
+        """End the child, if there is one; nobody hears of it."""
+        child, self._child, self._shadowed = self._child, None, None
+        if child is not None:
+            child.kill()
+
+    def _run(
+        self,
+        module: str,
+        kind: type[msgspec.Struct],
+        job: msgspec.Struct,
+        timeout: float,
+        heard: Callable[..., None],
+    ) -> Child:
+        """Start a child and give it its job. Raises ChildError."""
+        self.stop()
+        child: Child
+
+        def arrived(frame: msgspec.Struct | ChildError) -> None:
+            self.loop.post(lambda now: settle(frame, now))
+
+        def settle(frame: msgspec.Struct | ChildError, now: float) -> None:
+            if child is not self._child:
+                return
+            if isinstance(frame, ChildError):
+                self._child = self._shadowed = None
+            heard(frame, now)
+
+        child = self._child = Child(module, kind, arrived, timeout)
+        child.send(job)
+        return child
