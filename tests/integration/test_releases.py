@@ -1,24 +1,25 @@
-"""Releases from ``marram-cloud release`` to inference on the devices, and what must not get there."""
+"""Releases from ``marram-cloud release`` to inference, by real processes over a real broker."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import json
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
-from marram.wire.certificates import Subject
-from marram.wire.messages import Release
-from marram.wire.signed import Author
-from marram_cloud.releases.make import read_release_key
+from marram.releases.blocks import BLOCK
+from marram.wire import cbor
+from marram.wire.messages import Block
 
-from tests.support.fleet import FLEET, REGION, ROOT, SHOULDER, TOPICS, Device, Fleet
+from tests.support.fleet import MODEL, TOPICS, Device, Fleet, run
 from tests.support.mosquitto import Client, Mosquitto
 from tests.support.processes import eventually
 from tests.support.proxy import Proxy
+from tests.support.releases import infer, released, spoilt
 
-MODEL = "shoulder"
+QUICK: dict[str, Any] = {"spread": "0s", "trial": {"windows": 30, "confirm": 60, "agreement": 0.0}}
 
 
 def offsets(device: Device) -> list[float]:
@@ -27,22 +28,36 @@ def offsets(device: Device) -> list[float]:
     return [round(start - starts[0], 2) for start in starts]
 
 
-def test_no_window_is_lost_in_a_swap(tmp_path: Path) -> None:
+def lasting(device: Device, **changes: Any) -> None:
+    """Its recording comes slowly enough for releases to be tried on it, again and again."""
+    sensor = {**device.settings["sensors"][0], "speed": 40, "repeat": True}
+    device.write(sensors=[sensor], releases=QUICK, **changes)
+
+
+def committed(device: Device, version: str) -> None:
+    device.until(
+        f"release {version}", lambda status: status["release"]["running"] == f"{MODEL}/{version}.marram"
+    )
+
+
+def confirmed(device: Device, version: str) -> None:
+    committed(device, version)
+    device.until("confirmed", lambda status: status["release"]["confirmed"])
+
+
+def test_no_window_is_lost_when_releases_take_over(tmp_path: Path) -> None:
     with Mosquitto(tmp_path / "mosquitto") as broker, Fleet(tmp_path, broker.url) as fleet:
-        sensor = {**fleet.devices[0].settings["sensors"][0], "speed": 40}
+        sensor = {**fleet.devices[0].settings["sensors"][0], "speed": 25}
         alone = Device(tmp_path / "alone", "alone", tmp_path, "", 1, {"cloud": None, "learning": None})
         alone.process.start()
         assert alone.process.wait() == 0
-        device = fleet.devices[0]
-        device.write(sensors=[sensor])
+        device, windows = fleet.devices[0], len(offsets(alone))
+        device.write(sensors=[sensor], releases=QUICK)
         fleet.start().closed(1)
-        for number in (1, 2):
-            fleet.release()
-            device.until(
-                "the release",
-                lambda status, version=f"{number}+": status["model"]["name"].startswith(f"{MODEL} {version}"),
-            )
-        windows = len(offsets(alone))
+        versions = []
+        for _ in range(2):
+            versions.append(fleet.release())
+            confirmed(device, versions[-1])
         device.until("all windows", lambda status: status["windows"]["predicted"] == windows)
         counts = device.status()["windows"]
         assert counts["received"] == windows
@@ -50,147 +65,136 @@ def test_no_window_is_lost_in_a_swap(tmp_path: Path) -> None:
         assert device.process.stop() == 0
         assert offsets(device) == offsets(alone)
         models = [line["model"] for line in device.predicted()]
-        changes = [
-            models[0],
-            *(after for before, after in pairwise(models) if before != after),
-        ]
-        assert [name.partition("+")[0] for name in changes] == [f"{MODEL} 0", f"{MODEL} 1", f"{MODEL} 2"]
+        changes = [models[0], *(after for before, after in pairwise(models) if before != after)]
+        assert changes == [f"{MODEL} 0", *(f"{MODEL} {version}" for version in versions)]
 
-        # What was installed is what runs after a restart, before there is any network.
+        # What was committed is what runs after a restart, before there is any network.
         broker.stop()
         device.start()
-        assert device.status()["model"]["name"].startswith(f"{MODEL} 2+")
+        assert device.status()["model"]["name"] == f"{MODEL} {versions[-1]}"
         broker.start()
 
 
-def test_a_download_goes_on_where_a_power_cut_stopped_it(tmp_path: Path) -> None:
+@pytest.fixture
+def fleet(tmp_path: Path):
+    """One device and its aggregator; a client that hears what the devices are sent."""
     with (
         Mosquitto(tmp_path / "mosquitto", lines=("max_packet_size 4608",)) as broker,
         Proxy(broker.port) as proxy,
-        Fleet(tmp_path, broker.url, rounds={"limit": 1}) as fleet,
+        Client(broker, "marram/#") as client,
+        Fleet(tmp_path, broker.url, devices=1, rounds={"limit": 1}) as made,
     ):
-        device = fleet.devices[0]
-        device.write(cloud={"broker": proxy.url})
-        fleet.start().closed(1)
-        fleet.settled()
-        proxy.stall_after(40_000)
-        fleet.release("--version", 1)
-        other = fleet.devices[1]
-        other.until("the release", lambda status: status["release"]["state"].startswith("installed"))
-
-        def parts() -> set[str]:
-            return {path.name for path in (device.state / "spool").glob("*/*") if path.name.isdigit()}
-
-        eventually("some parts on disk", lambda: len(parts()) >= 4)
-        device.process.kill()
-        here = parts()
-        proxy.flow()
-        device.start()
-        device.until("the release", lambda status: status["release"]["state"].startswith("installed"))
-        assert device.process.said(f"{len(here)} of ")
-        fetched = bytes(proxy.connections[-1].down.data)
-        digest = hashlib.sha256((device.state / "slots" / "a.marram").read_bytes()).hexdigest()[:16]
-        for part in range(20):
-            topic = TOPICS.release_part(MODEL, digest, part).encode()
-            # The byte behind a topic is the length of the properties.
-            assert (topic + b"\0" in fetched) == (str(part) not in here), part
+        lasting(made.devices[0], cloud={"broker": proxy.url}, learning=None)
+        made.aggregator.start()
+        made.devices[0].start()
+        made.client, made.proxy = client, proxy
+        yield made
 
 
-@pytest.fixture(scope="module")
-def spoilt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Fleet, Client]]:
-    """One device, and somebody who may publish below its release topic."""
-    folder = tmp_path_factory.mktemp("spoilt")
-    with (
-        Mosquitto(folder / "mosquitto") as broker,
-        Client(broker) as client,
-        Fleet(folder, broker.url, devices=1) as fleet,
+def send_out(fleet: Fleet, version: str, content: bytes) -> None:
+    file = fleet.folder / f"{version}.marram"
+    file.write_bytes(content)
+    fleet.publish(file, version)
+    fleet.must("release", "promote", MODEL, version, "--to", "all", "-c", fleet.aggregator.config)
+
+
+def blocks(fleet: Fleet) -> list[Block]:
+    """Every block that a device was sent."""
+    topic = TOPICS.down("device-1", "block")
+    found = [payload for name, payload, _ in list(fleet.client.messages) if name == topic]
+    return [cbor.unpack(payload, Block) for payload in found]
+
+
+def test_a_download_goes_on_where_a_kill_stopped_it(fleet: Fleet) -> None:
+    device, content = fleet.devices[0], released("1", infer=spoilt("permuted"))
+    size = len(content)
+    fleet.proxy.stall_after(60_000)
+    send_out(fleet, "1", content)
+    spool = device.state / "releases" / "spool" / "release"
+
+    def here() -> int:
+        data = spool.read_bytes() if spool.exists() else b""
+        return sum(
+            data[at : at + BLOCK] == content[at : at + BLOCK] and any(content[at : at + BLOCK])
+            for at in range(0, size, BLOCK)
+        )
+
+    eventually("some of it on disk", lambda: device.process.said("fetching") and here() > 3)
+    device.process.kill()
+    fleet.proxy.flow()
+    device.start()
+    committed(device, "1")
+    assert (
+        hashlib.sha256((device.state / "releases" / "a").read_bytes()).digest()
+        == hashlib.sha256(content).digest()
+    )
+    eventually("the log", lambda: device.process.said("from before"))
+    [line] = [line for line in device.process.log.read_text().splitlines() if "from before" in line]
+    assert not line.endswith(" 0 from before")
+
+
+def test_releases_from_elsewhere_are_not_followed_and_real_ones_are(fleet: Fleet) -> None:
+    """Anybody may publish on this broker: an intruder announces news and answers in the cloud's place."""
+    device = fleet.devices[0]
+    for payload in (
+        b"",
+        b"{}",
+        b"x" * 4000,
+        json.dumps({"signed": {"meta": {"snapshot.json": {"version": 9}}}}).encode(),
     ):
-        fleet.devices[0].start()
-        eventually("a connection", lambda: fleet.devices[0].status()["link"]["connected"])
-        yield fleet, client
+        fleet.client.publish(TOPICS.timestamp, payload)
+    for payload in (
+        b"",
+        b"x",
+        cbor.pack(Block(1, 10, 0, b"0123456789")),
+        cbor.pack(Block(0, 0, 0, b"", True)),
+    ):
+        fleet.client.publish(TOPICS.down("device-1", "block"), payload)
+    device.until("a look", lambda status: status["release"]["checked"])
+    assert device.status()["release"]["running"] is None
+    send_out(fleet, "1", released("1"))
+    committed(device, "1")
 
 
-def publish(client: Client, author: Author, content: bytes, sequence: int, sent: bytes | None = None) -> None:
-    """A release of this content, whose parts hold ``sent``."""
-    digest = hashlib.sha256(content).digest()
-    release = Release(MODEL, f"bad-{sequence}", sequence, digest, len(content), 90_000)
-    body = content if sent is None else sent
-    for part in range(-(-len(body) // 90_000)):
-        topic = TOPICS.release_part(MODEL, digest.hex()[:16], part)
-        client.publish(topic, body[part * 90_000 : (part + 1) * 90_000], retain=True)
-    client.publish(TOPICS.release(MODEL), author.seal(release, TOPICS.release(MODEL), sequence), retain=True)
-
-
-def release_author(fleet: Fleet) -> Author:
-    key = read_release_key(fleet.folder / "fleet" / "release.key")
-    return Author(Subject(FLEET, REGION, "aggregator", "release"), key)
-
-
-def still_runs(device: Device) -> None:
-    assert device.answers()
+def test_a_bad_release_is_rolled_back_shown_and_never_tried_again(fleet: Fleet) -> None:
+    device = fleet.devices[0]
+    send_out(fleet, "1", released("1", infer=infer("nan")))
+    device.until("rolled back", lambda status: status["release"]["stage"] == "rolled_back")
+    assert "NaN" in device.status()["release"]["reason"]
     assert device.status()["model"]["name"] == f"{MODEL} 0"
+    shown = run("marram.cli", "releases", "-c", device.config).stdout
+    assert "rolled_back" in shown
+    assert "NaN" in shown
+    eventually(
+        "the fleet's owner sees it",
+        lambda: "NaN" in fleet.must("release", "status", "-c", fleet.aggregator.config),
+    )
+    device.process.kill()
+    device.start()
+    device.until("a look", lambda status: "refused here before" in (status["release"]["problem"] or ""))
+    assert device.status()["windows"]["failed"] == 0
 
 
-def test_a_release_signed_by_a_device_is_refused(spoilt: tuple[Fleet, Client]) -> None:
-    fleet, client = spoilt
+def test_an_operator_holds_updates_and_lets_them_go_on(fleet: Fleet) -> None:
     device = fleet.devices[0]
-    publish(client, device.author, (SHOULDER / "shoulder.marram").read_bytes(), 1)
-    eventually("the refusal", lambda: device.process.said("refused a release: bad_signature"))
-    still_runs(device)
+    done = run("marram.cli", "updates", "hold", "stock-taking", "-c", device.config)
+    assert done.returncode == 0, done.stderr
+    send_out(fleet, "1", released("1"))
+    assert run("marram.cli", "updates", "check", "-c", device.config).returncode == 0
+    before = device.status()["windows"]["predicted"]
+    device.until("more windows", lambda status: status["windows"]["predicted"] > before + 200)
+    assert device.status()["release"]["held"] == "stock-taking"
+    assert device.status()["release"]["running"] is None
+    assert "stock-taking" in run("marram.cli", "releases", "-c", device.config).stdout
+    assert run("marram.cli", "updates", "resume", "-c", device.config).returncode == 0
+    committed(device, "1")
 
 
-def test_a_damaged_release_is_refused(spoilt: tuple[Fleet, Client]) -> None:
-    fleet, client = spoilt
+def test_a_revoked_release_is_left_at_once(fleet: Fleet) -> None:
     device = fleet.devices[0]
-    content = (SHOULDER / "shoulder.marram").read_bytes()
-    damaged = content[:5000] + bytes([content[5000] ^ 1]) + content[5001:]
-    publish(client, release_author(fleet), content, 2, sent=damaged)
-    device.until("the refusal", lambda status: "not the bundle that was signed" in status["release"]["state"])
-    still_runs(device)
-
-
-@pytest.mark.parametrize(
-    ("sequence", "make", "reason"),
-    [
-        (3, lambda content: content[: len(content) // 2], "not a whole bundle"),
-        (4, lambda content: (ROOT / "examples" / "host" / "host.marram").read_bytes(), "another family"),
-        (5, lambda content: b"PK\x05\x06" + bytes(18), "no manifest.json"),
-        (6, lambda content: b"not a bundle at all", "not a whole bundle"),
-    ],
-    ids=["cut", "another-family", "empty", "no-zip"],
-)
-def test_a_release_that_is_signed_but_cannot_run_is_refused(
-    spoilt: tuple[Fleet, Client], sequence: int, make: object, reason: str
-) -> None:
-    fleet, client = spoilt
-    device = fleet.devices[0]
-    content = make((SHOULDER / "shoulder.marram").read_bytes())  # type: ignore[operator]
-    publish(client, release_author(fleet), content, sequence)
-    device.until("the refusal", lambda status: f"refused bad-{sequence}" in status["release"]["state"])
-    assert reason in device.status()["release"]["state"]
-    still_runs(device)
-
-
-def test_a_good_release_after_bad_ones_is_installed(spoilt: tuple[Fleet, Client]) -> None:
-    fleet, client = spoilt
-    device = fleet.devices[0]
-    publish(client, release_author(fleet), (SHOULDER / "shoulder.marram").read_bytes(), 7)
-    device.until("the release", lambda status: status["release"]["state"] == "installed bad-7")
-    assert device.status()["model"]["swaps"] == 1
-
-
-def test_parts_of_an_older_release_that_a_kill_left_on_the_broker_are_taken_off(tmp_path: Path) -> None:
-    with (
-        Mosquitto(tmp_path / "mosquitto") as broker,
-        Fleet(tmp_path, broker.url, rounds={"limit": 1}) as fleet,
-    ):
-        fleet.start().closed(1)
-        for _ in range(2):
-            fleet.release("--version", 1)
-        fleet.aggregator.process.kill()
-        [(digest, bundle)] = fleet.aggregator.query("SELECT digest, bundle FROM releases WHERE sequence = 1")
-        left = TOPICS.release_part(MODEL, digest.hex()[:16], 0)
-        with Client(broker, left) as client:
-            client.publish(left, bundle[: 96 * 1024], retain=True)
-            fleet.aggregator.start()
-            client.wait_for(lambda heard: (left, b"", False) in heard)
+    for version in ("1", "2"):
+        send_out(fleet, version, released(version))
+        confirmed(device, version)
+    fleet.must("release", "revoke", MODEL, "2", "-c", fleet.aggregator.config)
+    committed(device, "1")
+    assert device.status()["windows"]["failed"] == 0

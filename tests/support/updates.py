@@ -17,7 +17,6 @@ from marram.bundle.file import Bundle, read
 from marram.config.schema import Releases, Trial
 from marram.errors import ProgramError
 from marram.inference.model import Model, int8_model
-from marram.inference.prediction import Prediction
 from marram.loop import Loop
 from marram.programs.program import ProgramOptions
 from marram.releases.hold import Hold
@@ -47,7 +46,7 @@ class Inference:
         self.fallback: Model | None = None
         self.misbehaved = ""
         self.predicted = self.failed = 0
-        self.shadow: Callable[[Windows, list[Prediction]], None] = lambda windows, predictions: None
+        self.shadow: Callable[[Windows], None] = lambda windows: None
 
     def swap(self, bundle: Bundle, fallback: Bundle | None) -> None:
         model = int8_model(bundle, ProgramOptions())
@@ -69,7 +68,7 @@ class Inference:
             self.predict(windows)
             return
         self.predicted += len(predictions)
-        self.shadow(windows, predictions)
+        self.shadow(windows)
 
 
 @dataclass

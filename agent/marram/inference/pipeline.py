@@ -38,7 +38,7 @@ class Pipeline:
     """See the module's docstring. model: None until the device has trained one of its own.
 
     labels: the model's. fallback: predicts the windows on which a new model fails, and takes its place then.
-    misbehaved: why that happened. shadow: sees what was predicted of which windows.
+    misbehaved: why that happened. shadow: sees windows that were predicted.
     """
 
     stream: Stream
@@ -54,7 +54,7 @@ class Pipeline:
     swaps: int = 0
     fallback: Model | None = None
     misbehaved: str = ""
-    shadow: Callable[[Windows, list[Prediction]], None] | None = None
+    shadow: Callable[[Windows], None] | None = None
     output_errors: dict[str, int] = field(default_factory=dict)
     store_error: str = ""
     beat: float = field(default_factory=time.monotonic)
@@ -134,7 +134,7 @@ class Pipeline:
             return
         self._tell(predictions)
         if self.shadow is not None:
-            self.shadow(windows, predictions)
+            self.shadow(windows)
 
     def latency_us(self) -> tuple[float, float]:
         """(median, 99th percentile) of the last predictions, microseconds from window complete to told."""

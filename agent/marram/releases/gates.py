@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 _MEMORY_ALWAYS = 32 << 20
-_MICROSECONDS_ALWAYS = 50.0
+_MICROSECONDS_ALWAYS = 200.0
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -22,7 +22,7 @@ class Limits(msgspec.Struct, frozen=True):
     labelled: int
 
 
-class Measured(msgspec.Struct, frozen=True, tag=True):
+class Measured(msgspec.Struct, frozen=True):
     """A model on some windows.
 
     errors: windows on which it failed, not_finite: of these because of NaN or infinity; problem: the first
@@ -69,7 +69,7 @@ def _failures(candidate: Measured) -> str:
 
 
 def _latency(candidate: Measured, running: Measured, limits: Limits) -> str:
-    most = max(limits.latency * running.cpu_us, _MICROSECONDS_ALWAYS)
+    most = max(limits.latency * running.cpu_us, running.cpu_us + _MICROSECONDS_ALWAYS)
     if not running.cpu_us or candidate.cpu_us <= most:
         return ""
     return (

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,11 +19,36 @@ from marram.inference.model import int8_model, verdicts
 from marram.programs.program import Array, ProgramOptions
 from marram.releases.gates import Measured
 from marram.releases.slots import read_bundle
-from marram.releases.talk import Candidate
-from marram.stream.blocks import Windows
+from marram.releases.talk import Candidate, Tried
+from marram.stream.blocks import UNLABELLED, Windows
 
-UNKNOWN = -1
+UNKNOWN = UNLABELLED
 _TIMES = 512
+
+
+@dataclass
+class Pair:
+    """The running model and a candidate, on the same windows in turns, so that a busy machine is fair to both."""
+
+    running: Subject
+    candidate: Subject
+
+    @staticmethod
+    def load(running: Candidate, candidate: Candidate) -> Pair:
+        """Raises BundleError or ProgramError."""
+        first = Subject(running)
+        first.fix_memory()  # before the candidate takes its own
+        return Pair(first, Subject(candidate))
+
+    def run(self, values: NDArray[np.float32], labels: Sequence[int]) -> None:
+        """values: float32 (n, channels, length). labels: of the windows, -1 where there is none."""
+        for value, label in zip(values, labels, strict=True):
+            running = self.running.predict(value)
+            self.candidate.compare(self.candidate.predict(value), running, label)
+
+    def tried(self) -> Tried:
+        """All so far."""
+        return Tried(self.candidate.finish(), self.running.finish())
 
 
 @dataclass
@@ -31,6 +57,7 @@ class Subject:
 
     candidate: Candidate
     measured: Measured = field(default_factory=Measured)
+    _memory: int | None = None
     _times: deque[float] = field(default_factory=lambda: deque(maxlen=_TIMES))
 
     def __post_init__(self) -> None:
@@ -50,49 +77,47 @@ class Subject:
         self.manifest = bundle.manifest
         self._names = {name: place for place, name in enumerate(verdicts(bundle.manifest))}
 
-    def predict(self, values: NDArray[np.float32]) -> list[int]:
-        """Place of each window's label among ``verdicts``; UNKNOWN where the model failed.
+    def predict(self, value: NDArray[np.float32]) -> int:
+        """Place of the window's label among ``verdicts``; UNKNOWN where the model failed.
 
-        values: float32 (n, channels, length).
+        value: float32 (channels, length). One at a time, as they come: a failure is then one window's.
         """
-        found = []
-        for value in values:
-            # One at a time: that is how they come, and a failure is one window's.
-            window = _windows(value[np.newaxis])
-            changes: dict[str, object] = {"windows": self.measured.windows + 1}
-            try:
-                label = self._model.predict(window, np.zeros(1))[0].label
-                found.append(self._names[label])
-            except ProgramError as error:
-                found.append(UNKNOWN)
-                changes["errors"] = self.measured.errors + 1
-                changes["not_finite"] = self.measured.not_finite + isinstance(error, NotFiniteError)
-                changes["problem"] = self.measured.problem or str(error)
-            self.measured = _replaced(self.measured, changes)
-        return found
+        self._count(windows=1)
+        try:
+            return self._names[self._model.predict(_window(value), np.zeros(1))[0].label]
+        except ProgramError as error:
+            self._count(errors=1, not_finite=isinstance(error, NotFiniteError))
+            self.measured = msgspec.structs.replace(
+                self.measured, problem=self.measured.problem or str(error)
+            )
+            return UNKNOWN
 
-    def compare(self, own: Sequence[int], running: Sequence[int], labels: Sequence[int]) -> None:
+    def compare(self, own: int, running: int, label: int) -> None:
         """Count agreement with the running model, and what both had right."""
-        both = [pair for pair in zip(own, running, labels, strict=True) if UNKNOWN not in pair[:2]]
-        known = [pair for pair in both if pair[2] != UNKNOWN]
-        one = self.measured
-        self.measured = _replaced(
-            one,
-            {
-                "compared": one.compared + len(both),
-                "agreed": one.agreed + sum(mine == theirs for mine, theirs, _ in both),
-                "labelled": one.labelled + len(known),
-                "correct": one.correct + sum(mine == label for mine, _, label in known),
-                "running_correct": one.running_correct + sum(theirs == label for _, theirs, label in known),
-            },
-        )
+        if UNKNOWN in (own, running):
+            return
+        self._count(compared=1, agreed=own == running)
+        if label != UNKNOWN:
+            self._count(labelled=1, correct=own == label, running_correct=running == label)
 
     def finish(self) -> Measured:
         """What was measured so far, with time and memory."""
-        memory = max(0, _resident("VmHWM") - self._before)
         cpu = median(self._times) * 1e6 if self._times else 0.0
-        self.measured = _replaced(self.measured, {"cpu_us": cpu, "memory": memory})
+        memory = self._memory if self._memory is not None else self._grown()
+        self.measured = msgspec.structs.replace(self.measured, cpu_us=cpu, memory=memory)
         return self.measured
+
+    def fix_memory(self) -> None:
+        """What was taken until now is the model's; what comes is another's."""
+        self._memory = self._grown()
+
+    def _grown(self) -> int:
+        return max(0, _resident("VmHWM") - self._before)
+
+    def _count(self, **more: int) -> None:
+        one = self.measured
+        counts = {name: getattr(one, name) + number for name, number in more.items()}
+        self.measured = msgspec.structs.replace(one, **counts)
 
     def _timed(self, x: NDArray[np.float32]) -> dict[str, Array]:
         began = time.process_time()
@@ -101,16 +126,9 @@ class Subject:
         return outputs
 
 
-def _windows(values: NDArray[np.float32]) -> Windows:
-    count = len(values)
-    zeros = np.zeros(count)
-    return Windows(zeros, zeros, values, np.full(count, -1, np.int16), np.zeros(count, np.bool_))
-
-
-def _replaced(measured: Measured, changes: dict[str, object]) -> Measured:
-    import msgspec
-
-    return msgspec.structs.replace(measured, **changes)
+def _window(value: NDArray[np.float32]) -> Windows:
+    zeros = np.zeros(1)
+    return Windows(zeros, zeros, value[np.newaxis], np.full(1, UNLABELLED, np.int16), np.zeros(1, np.bool_))
 
 
 def _resident(field_name: str) -> int:

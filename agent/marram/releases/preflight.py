@@ -1,8 +1,7 @@
 """The preflight of a model, in a child process: load it, check it, run it on real windows.
 
 ``python -I -m marram.releases.preflight PARENT`` reads a ``PreflightJob`` from standard input and writes one
-``Tried``. The running model goes first, so that both are compared within one minute on the same windows. A
-file that crashes its runtime or takes too much memory ends this child, never the daemon.
+``Tried``. A file that crashes its runtime or takes too much memory ends this child, never the daemon.
 """
 
 from __future__ import annotations
@@ -24,16 +23,11 @@ if TYPE_CHECKING:
 
 
 def _tried(job: PreflightJob) -> Tried:
-    from marram.releases.measuring import Subject
+    from marram.releases.measuring import Pair
 
-    running = Subject(job.running)
-    values, labels = _windows(job, running.manifest)
-    before = running.predict(values)
-    measured = running.finish()
-    candidate = Subject(job.candidate)
-    own = candidate.predict(values)
-    candidate.compare(own, before, labels)
-    return Tried(candidate.finish(), measured)
+    pair = Pair.load(job.running, job.candidate)
+    pair.run(*_windows(job, pair.running.manifest))
+    return pair.tried()
 
 
 def _windows(job: PreflightJob, manifest: Manifest) -> tuple[NDArray[np.float32], list[int]]:

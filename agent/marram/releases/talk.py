@@ -129,26 +129,23 @@ class PreflightJob(msgspec.Struct, frozen=True):
 
 
 class Tried(msgspec.Struct, frozen=True, tag=True):
-    """What the preflight found: the candidate's and the running model's measurements on the same windows."""
+    """Measurements of the candidate and of the running model on the same windows, all so far."""
 
     candidate: Measured
     running: Measured
 
 
 class TrialJob(msgspec.Struct, frozen=True):
-    """What to run beside the model that runs."""
+    """What to run on live windows: both, so that they are measured under the same conditions."""
 
+    running: Candidate
     candidate: Candidate
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """Live windows. values: little-endian float32 (n, channels, length).
-
-    running: verdicts of the model that runs. labels: -1 where there is none.
-    """
+    """Live windows. values: little-endian float32 (n, channels, length). labels: -1 where there is none."""
 
     values: bytes
-    running: tuple[int, ...]
     labels: tuple[int, ...]
 
 

@@ -1,7 +1,7 @@
 """The trial of a candidate, in a child process: it predicts live windows beside the model that runs.
 
 ``python -I -m marram.releases.trial PARENT`` reads a ``TrialJob``, then ``Batch`` after ``Batch``; it says
-``Measured`` once it is ready and after each of them, all windows so far together.
+``Tried`` once it is ready and after each of them, all windows so far together.
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ from marram.releases.talk import Batch, TrialJob
 def _try(job: TrialJob) -> None:
     import numpy as np
 
-    from marram.releases.measuring import Subject
+    from marram.releases.measuring import Pair
 
     into, out = sys.stdin.buffer, sys.stdout.buffer
-    subject = Subject(job.candidate)
-    shape = (len(subject.manifest.channels), subject.manifest.length)
-    write_frame(out, subject.finish())
+    pair = Pair.load(job.running, job.candidate)
+    manifest = pair.running.manifest
+    shape = (len(manifest.channels), manifest.length)
+    write_frame(out, pair.tried())
     while (batch := read_frame(into, Batch)) is not None:
-        values = np.frombuffer(batch.values, "<f4").reshape(-1, *shape)
-        own = subject.predict(values)
-        subject.compare(own, batch.running, batch.labels)
-        write_frame(out, subject.finish())
+        pair.run(np.frombuffer(batch.values, "<f4").reshape(-1, *shape), batch.labels)
+        write_frame(out, pair.tried())
 
 
 def main() -> int:

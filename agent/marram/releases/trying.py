@@ -11,14 +11,12 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 
-from marram.inference.prediction import Prediction
 from marram.loop import Loop
 from marram.releases.child import Child, ChildError
 from marram.releases.gates import Limits, Measured, judge
 from marram.releases.talk import Batch, Candidate, PreflightJob, TrialJob, Tried
 from marram.stream.blocks import Windows
 
-_UNKNOWN = -1
 _BACKLOG = 64
 _DAYS = 30 * 86400.0
 
@@ -38,11 +36,9 @@ class Trying:
     preflight_timeout: float
     live: int
     measured: Measured = field(default_factory=Measured)
-    running: Measured = field(default_factory=Measured)
     skipped: int = 0
     _child: Child | None = None
     _shadowed: Child | None = None
-    _verdicts: tuple[str, ...] = ()
 
     @property
     def pid(self) -> int | None:
@@ -51,37 +47,31 @@ class Trying:
 
     def preflight(self, running: Candidate, candidate: Candidate, done: Callable[[str, float], None]) -> None:
         """Try the candidate on stored windows; ``done`` hears why it may not run, "" when it may."""
-        self.measured = self.running = Measured()
-        tried = False
+        tried: Tried | None = None
 
         def heard(frame: Tried | ChildError, now: float) -> None:
             nonlocal tried
             if isinstance(frame, Tried):
-                tried = True
-                self.measured, self.running = frame.candidate, frame.running
-            elif tried:
-                done(judge(self.measured, self.running, self.limits), now)
+                tried = frame
             else:
-                done(str(frame), now)
+                refusal = judge(tried.candidate, tried.running, self.limits) if tried else str(frame)
+                done(refusal, now)
 
         job = PreflightJob(running, candidate, self.store, self.windows)
         self._run("marram.releases.preflight", Tried, job, self.preflight_timeout, heard).close()
 
     def trial(
         self,
+        running: Candidate,
         candidate: Candidate,
-        verdicts: tuple[str, ...],
         begun: Callable[[float], None],
         done: Callable[[str, float], None],
     ) -> None:
-        """Run the candidate on live windows until it has failed or seen enough.
-
-        verdicts: the labels that predictions may have.
-        """
-        self.measured, self.skipped, self._verdicts = Measured(), 0, verdicts
+        """Run the candidate on live windows until it has failed or seen enough."""
+        self.measured, self.skipped = Measured(), 0
         ready = False
 
-        def heard(frame: Measured | ChildError, now: float) -> None:
+        def heard(frame: Tried | ChildError, now: float) -> None:
             nonlocal ready
             if isinstance(frame, ChildError):
                 done(str(frame), now)
@@ -90,14 +80,14 @@ class Trying:
                 ready = True
                 self._shadowed = self._child
                 begun(now)
-            self.measured = frame
-            if frame.errors or frame.windows >= self.live:
+            self.measured = frame.candidate
+            if self.measured.errors or self.measured.windows >= self.live:
                 self.stop()
-                done(judge(frame, self.running, self.limits), now)
+                done(judge(frame.candidate, frame.running, self.limits), now)
 
-        self._run("marram.releases.trial", Measured, TrialJob(candidate), _DAYS, heard)
+        self._run("marram.releases.trial", Tried, TrialJob(running, candidate), _DAYS, heard)
 
-    def shadow(self, windows: Windows, predictions: list[Prediction]) -> None:
+    def shadow(self, windows: Windows) -> None:
         """Called by inference after each block: it never waits, and what is too much is passed over."""
         child = self._shadowed
         if child is None:
@@ -105,10 +95,8 @@ class Trying:
         if child.backlog >= _BACKLOG:
             self.skipped += len(windows)
             return
-        places = {name: place for place, name in enumerate(self._verdicts)}
-        running = tuple(places.get(one.label, _UNKNOWN) for one in predictions)
         values = np.ascontiguousarray(windows.values, "<f4").tobytes()
-        child.send(Batch(values, running, tuple(windows.labels.tolist())))
+        child.send(Batch(values, tuple(windows.labels.tolist())))
 
     def stop(self) -> None:
         """End the child, if there is one; nobody hears of it."""

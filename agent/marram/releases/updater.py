@@ -19,7 +19,6 @@ from marram import __version__
 from marram.bundle.file import Bundle
 from marram.config.schema import Releases
 from marram.errors import BundleError, MarramError, ProgramError, StorageError
-from marram.inference.model import verdicts
 from marram.learning.shell import Link
 from marram.loop import Loop
 from marram.releases import machine as machines
@@ -325,11 +324,9 @@ class Updater:
                     self._changed_stage(now)
 
     def _preflight(self, candidate: Candidate, now: float) -> None:
-        running = self.installation.machine.running
-        kind: Kind = running.release.kind if running else "marram"
         try:
             self.trying.preflight(
-                self._trial("the running model", self.installation.running_file, kind),
+                self._running(),
                 self._trial(candidate.release.target, self._file(candidate), candidate.release.kind),
                 lambda refusal, now: self._tell(machines.Preflighted(refusal), now),
             )
@@ -339,8 +336,8 @@ class Updater:
     def _try(self, candidate: Candidate, now: float) -> None:
         try:
             self.trying.trial(
+                self._running(),
                 self._trial(candidate.release.target, self._file(candidate), candidate.release.kind),
-                verdicts(self.installation.slots.configured.manifest),
                 lambda now: self._tell(machines.TrialBegun(), now),
                 lambda refusal, now: self._tell(machines.Trialled(refusal), now),
             )
@@ -477,6 +474,11 @@ class Updater:
     def _file(self, candidate: Candidate) -> Path:
         assert candidate.slot is not None
         return self.installation.slots.path(candidate.slot)
+
+    def _running(self) -> Trial:
+        running = self.installation.machine.running
+        kind: Kind = running.release.kind if running else "marram"
+        return self._trial("the running model", self.installation.running_file, kind)
 
     def _trial(self, name: str, file: Path, kind: Kind) -> Trial:
         at = self.at

@@ -1,4 +1,4 @@
-"""A device follows a real repository: what it takes, what it rolls back, and what it goes through for that."""
+"""A device follows a real repository: what it takes, and what it rolls back."""
 
 from __future__ import annotations
 
