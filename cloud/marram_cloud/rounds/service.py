@@ -225,6 +225,8 @@ class Service:
         if topic == self.topics.report(sender):
             self._report(sender, payload, now)
             return
+        if topic not in (self.topics.up(sender, "delta"), self.topics.up(sender, "decline")):
+            return  # a fetch, which is the release service's
         try:
             message = self._reassembly.add(topic, payload)
         except WireError as error:
