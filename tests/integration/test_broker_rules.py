@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
-import ssl
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-import paho.mqtt.client as paho
 import pytest
 from marram.wire.certificates import Subject
 from marram.wire.topics import Topics
 from marram_cloud.enrolment import authority
 from marram_cloud.enrolment.files import FleetFolder
 
-from tests.integration.test_enrolment import write_identity
 from tests.support.mosquitto import Mosquitto, free_port
 from tests.support.processes import eventually
+from tests.support.secured import PATIENCE, Client, broker_of, write_identity
 
 TOPICS = Topics("dunes", "north")
-PATIENCE = 20.0
 
 
 @dataclass
@@ -32,7 +28,7 @@ class Scene:
     broker: Mosquitto
 
     def client(self, identity: Path, name: str = "anything") -> Client:
-        return Client(self.fleet, self.broker.port, identity, name)
+        return Client(self.broker.port, self.fleet.path / "ca.crt", identity, name)
 
     def device(self, name: str) -> Client:
         return self.client(self.fleet.path / "devices" / name)
@@ -47,87 +43,13 @@ class Scene:
         return folder
 
 
-@dataclass
-class Client:
-    """A client with the identity of a folder. connect: whether the broker lets it in."""
-
-    fleet: FleetFolder
-    port: int
-    identity: Path
-    name: str
-    heard: list[tuple[str, bytes]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._client = paho.Client(
-            paho.CallbackAPIVersion.VERSION2, client_id=self.name, protocol=paho.MQTTv5
-        )
-        context = ssl.create_default_context(cafile=str(self.fleet.path / "ca.crt"))
-        certificate = self.identity / "device.crt"
-        if not certificate.exists():
-            certificate = self.identity / "server.crt"
-        context.load_cert_chain(certificate, certificate.with_suffix(".key"))
-        self._client.tls_set_context(context)
-        self._answered = threading.Event()
-        self.accepted = False
-        self._client.on_connect = self._connected
-        self._client.on_disconnect = lambda *_: self._answered.set()
-        self._client.on_message = lambda _, __, one: self.heard.append((one.topic, one.payload))
-
-    def _connected(
-        self, client: object, userdata: object, flags: object, code: paho.ReasonCode, _: object
-    ) -> None:
-        self.accepted = not code.is_failure
-        self._answered.set()
-
-    def __enter__(self) -> Client:
-        try:
-            self._client.connect("localhost", self.port)
-        except OSError:
-            return self
-        self._client.loop_start()
-        assert self._answered.wait(PATIENCE)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
-
-    def subscribe(self, topic: str) -> None:
-        """Mosquitto grants any filter and gives nothing that may not be read."""
-        done = threading.Event()
-        self._client.on_subscribe = lambda *_: done.set()
-        self._client.subscribe(topic, qos=1)
-        assert done.wait(PATIENCE)
-
-    def may_write(self, topic: str, payload: bytes = b"x") -> bool:
-        """Whether the broker takes a message there, by the reason in its acknowledgement."""
-        done, codes = threading.Event(), []
-
-        def published(
-            client: object, userdata: object, mid: object, code: paho.ReasonCode, _: object
-        ) -> None:
-            codes.append(code)
-            done.set()
-
-        self._client.on_publish = published
-        self._client.publish(topic, payload, qos=1)
-        assert done.wait(PATIENCE)
-        return not codes[0].is_failure
-
-
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     folder, port = tmp_path_factory.mktemp("rules"), free_port()
     fleet = FleetFolder.create(folder / "fleet", "dunes", "north")
-    files = fleet.path / "broker"
-    fleet.write_broker(("localhost",), files, port)
     for name in ("a", "b"):
         fleet.enrol(name)
-    # The configuration as it is, but for the address: tests listen on the loopback only.
-    written = (files / "marram.conf").read_text().splitlines()
-    assert f"listener {port}" in written
-    lines = tuple(line for line in written if not line.startswith(("#", "listener ")))
-    with Mosquitto(folder / "mosquitto", listener=lines, port=port, scheme="mqtts") as broker:
+    with broker_of(fleet, folder / "mosquitto", port) as broker:
         yield Scene(fleet, broker)
 
 
@@ -191,7 +113,7 @@ def test_a_device_cannot_drive_another_off_under_its_client_name(scene: Scene) -
         with scene.client(scene.fleet.path / "devices" / "b", "north-a") as b:
             assert a.may_write(TOPICS.state("a"))
             assert b.may_write(TOPICS.state("b"))
-        assert a.may_write(TOPICS.state("a"))
+        assert (a.lost, b.lost) == (0, 1)  # b by its own will
 
 
 def test_only_clients_with_a_certificate_that_is_valid_for_clients_get_in(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import socket
 import subprocess
@@ -13,15 +12,16 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from marram.wire import certificates, revocation
 from marram.wire.certificates import Subject
 from marram.wire.tokens import Token
 from marram_cloud.enrolment import authority
 from marram_cloud.enrolment.files import FleetFolder
 
-from tests.support.enrolment import EnrolmentServer, basic, request
+from tests.support.enrolment import EnrolmentServer, basic, issued, request
 from tests.support.fleet import run
+from tests.support.pages import docs
+from tests.support.secured import write_identity
 
 ENROL, RENEW = "est/simpleenroll", "est/simplereenroll"
 
@@ -32,57 +32,23 @@ def server(tmp_path: Path) -> Iterator[EnrolmentServer]:
         yield running
 
 
-def issued(body: bytes) -> x509.Certificate:
-    """The certificate in an answer."""
-    [certificate] = pkcs7.load_der_pkcs7_certificates(base64.b64decode(body))
-    return certificate
-
-
-def write_identity(folder: Path, certificate: x509.Certificate, key: object) -> tuple[Path, Path]:
-    folder.mkdir(exist_ok=True)
-    (folder / "device.crt").write_bytes(certificate.public_bytes(Encoding.PEM))
-    (folder / "device.key").write_bytes(authority.private_pem(key))  # type: ignore[arg-type]
-    return folder / "device.crt", folder / "device.key"
-
-
-# What docs/enrolment.md tells an operator to type, with the authority checked against the token.
-BY_HAND = r"""
-set -eu
-est=$URL/.well-known/est
-certificates() { openssl base64 -d | openssl pkcs7 -inform DER -print_certs | openssl x509; }
-
-curl -sS --fail --insecure $est/cacerts | certificates > ca.crt
-[ "$(openssl x509 -in ca.crt -outform DER | sha256sum | cut -c1-32)" = "${TOKEN##*_}" ]
-
-openssl ecparam -name prime256v1 -genkey -noout -out device.key
-openssl req -new -key device.key -subj /CN=press-01 -outform DER | openssl base64 > request
-curl -sS --fail --cacert ca.crt --user "press-01:$TOKEN" -H 'Content-Type: application/pkcs10' \
-    --data-binary @request $est/simpleenroll | certificates > device.crt
-openssl verify -CAfile ca.crt -purpose sslclient device.crt
-
-openssl ecparam -name prime256v1 -genkey -noout -out new.key
-openssl req -new -key new.key -subj /CN=press-01 -outform DER | openssl base64 > request
-curl -sS --fail --cacert ca.crt --cert device.crt --key device.key -H 'Content-Type: application/pkcs10' \
-    --data-binary @request $est/simplereenroll | certificates > new.crt
-openssl verify -CAfile ca.crt -purpose sslclient new.crt
-
+CHECKS = r"""
+openssl verify -CAfile ca.crt -purpose sslclient device.crt new.crt
 curl -sS --fail --cacert ca.crt $est/csrattrs | openssl base64 -d | openssl asn1parse -inform DER
 curl -sS --fail --cacert ca.crt $URL/.well-known/marram/ca.crl | openssl crl -inform DER -CAfile ca.crt -noout
 """
 
 
 def test_stock_tools_enrol_and_renew_a_device(server: EnrolmentServer, tmp_path: Path) -> None:
+    [page] = docs("enrolment.md").blocks("sh")
+    first, commands = page.split("\n", 1)
+    first = first.replace("https://enrol.example:8443", server.url)
+    first = first.replace("mrm1_...", server.token("--device", "press-01"))
+    script = f"set -eu\n{first}\n{commands}{CHECKS}"
     folder = tmp_path / "device"
     folder.mkdir()
-    environment = {**os.environ, "URL": server.url, "TOKEN": server.token("--device", "press-01")}
     done = subprocess.run(
-        ["sh", "-c", BY_HAND],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+        ["sh", "-c", script], cwd=folder, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "id-ecPublicKey" in done.stdout
@@ -93,7 +59,7 @@ def test_stock_tools_enrol_and_renew_a_device(server: EnrolmentServer, tmp_path:
     )
     assert certificates.subject_of(old).uri == "marram://dunes/north/device/press-01"
     assert certificates.subject_of(new) == certificates.subject_of(old)
-    assert new.public_key() != old.public_key()
+    assert new.serial_number != old.serial_number
     listed = run("marram_cloud.cli", "enrolment", "tokens", server.fleet.path).stdout
     assert "used 1 of 1" in listed
 
@@ -117,6 +83,7 @@ def test_what_is_wrong_is_told_with_a_status_and_words_and_no_secret_is_logged(
 ) -> None:
     token, key = server.token("--device", "a"), authority.new_key()
     good = request("a", key)
+    (server.fleet.path / "root.json").unlink()
     cases = [
         (401, b"HTTP Basic", ENROL, good, {}),
         (401, b"HTTP Basic", ENROL, good, {"Authorization": "Bearer x"}),
@@ -149,9 +116,8 @@ def test_who_guesses_is_slowed_down(server: EnrolmentServer) -> None:
     assert b"wait" in last[1]
 
 
-def test_the_root_of_releases_is_handed_out_once_it_is_there(server: EnrolmentServer) -> None:
-    (server.fleet.path / "root.json").write_bytes(b'{"signed":{}}')
-    assert server.ask("marram/root.json") == (200, b'{"signed":{}}')
+def test_the_root_of_releases_is_handed_out(server: EnrolmentServer) -> None:
+    assert server.ask("marram/root.json") == (200, (server.fleet.path / "root.json").read_bytes())
 
 
 def test_a_revoked_device_cannot_renew_and_an_ended_certificate_does_not_even_connect(

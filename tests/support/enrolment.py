@@ -14,7 +14,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from cryptography.x509.oid import NameOID
 from marram_cloud.enrolment.files import FleetFolder
 
@@ -36,6 +36,12 @@ def request(name: str, key: Key) -> bytes:
 def basic(name: str, token: str) -> dict[str, str]:
     """The header of HTTP Basic."""
     return {"Authorization": "Basic " + base64.b64encode(f"{name}:{token}".encode()).decode()}
+
+
+def issued(body: bytes) -> x509.Certificate:
+    """The certificate in an answer."""
+    [certificate] = pkcs7.load_der_pkcs7_certificates(base64.b64decode(body))
+    return certificate
 
 
 class EnrolmentServer:

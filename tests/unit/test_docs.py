@@ -139,7 +139,9 @@ def test_the_topics_on_the_page_are_those_of_the_code():
         f"{topics.root}/parameters/<version>/<kind>/<part>",
         topics.release("<model>"),
         f"{topics.release('<model>')}/<digest>/<part>",
+        topics.revoked,
         topics.state("<device>"),
+        topics.report("<device>"),
         *(topics.up("<device>", kind) for kind in ("delta", "decline")),
         *(topics.down("<device>", kind) for kind in ("receipt", "refusal")),
     }

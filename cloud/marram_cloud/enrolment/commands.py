@@ -9,13 +9,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from marram.config.values import read_duration
-from marram.wire import certificates
-from marram.wire.tokens import Token
-
-from marram_cloud.enrolment import authority
 from marram_cloud.enrolment.authority import EnrolmentError
-from marram_cloud.enrolment.files import FleetFolder, check_device
 
 _LOCAL = ("localhost", "127.0.0.1")
 
@@ -47,6 +41,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    from marram_cloud.enrolment.files import FleetFolder
     from marram_cloud.enrolment.server import serve
 
     logging.basicConfig(
@@ -58,6 +53,13 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _token(options: argparse.Namespace) -> int:
+    from marram.config.values import read_duration
+    from marram.wire import certificates
+    from marram.wire.tokens import Token
+
+    from marram_cloud.enrolment import authority
+    from marram_cloud.enrolment.files import FleetFolder, check_device
+
     folder, now = FleetFolder(options.folder), time.time()
     device = None if options.device is None else check_device(options.device)
     count = 1 if options.count is None else options.count
@@ -75,6 +77,8 @@ def _token(options: argparse.Namespace) -> int:
 
 
 def _tokens(options: argparse.Namespace) -> int:
+    from marram_cloud.enrolment.files import FleetFolder
+
     with FleetFolder(options.folder).registry() as registry:
         for one in registry.tokens():
             whom = f"device {one.device}" if one.device else "any new device"
@@ -86,6 +90,8 @@ def _tokens(options: argparse.Namespace) -> int:
 
 
 def _withdraw(options: argparse.Namespace) -> int:
+    from marram_cloud.enrolment.files import FleetFolder
+
     with FleetFolder(options.folder).registry() as registry, registry.transaction():
         registry.withdraw(options.id, time.time())
     print(f"{options.id}: nobody gets a certificate with it any more")
@@ -93,6 +99,8 @@ def _withdraw(options: argparse.Namespace) -> int:
 
 
 def _certificates(options: argparse.Namespace) -> int:
+    from marram_cloud.enrolment.files import FleetFolder
+
     with FleetFolder(options.folder).registry() as registry:
         for one in registry.certificates():
             until = one.certificate.not_valid_after_utc

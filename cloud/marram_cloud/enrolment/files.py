@@ -64,7 +64,11 @@ class FleetFolder:
 
     @staticmethod
     def create(
-        path: Path, fleet: str, region: str, models: Sequence[str] = (), device_days: int = DEVICE_DAYS
+        path: Path,
+        fleet: str,
+        region: str,
+        models: Sequence[str] = (),
+        device_days: int = DEVICE_DAYS,
     ) -> FleetFolder:
         """Make the authority, the release repository with its keys and the aggregator's identity.
 
@@ -162,7 +166,7 @@ class FleetFolder:
 
         files: where the folder's files will be on the broker's machine. Raises EnrolmentError.
         """
-        target = self.path / "broker"
+        about, target = self.fleet, self.path / "broker"
         if not (target / "server.crt").exists():
             if not hosts:
                 raise EnrolmentError(
@@ -170,7 +174,6 @@ class FleetFolder:
                     "as devices reach it"
                 )
             self.issue_broker(hosts)
-        about = self.fleet
         replace_file(target / "marram.conf", broker.configuration(files, port).encode())
         replace_file(target / "acl", broker.access_rules(Topics(about.fleet, about.region)).encode())
         if not (self.path / "ca.crl").exists():
@@ -253,6 +256,13 @@ class FleetFolder:
     def write_revocations(self) -> RevocationList:
         """Write the list anew: with what is revoked now, and good for another year."""
         return self.revoke(())
+
+    def keep_revocations(self) -> None:
+        """Write the list anew when it is older than a week, or missing."""
+        with self.registry() as registry:
+            fresh = registry.last_list() + 7 * _DAY > time.time()
+        if not (fresh and (self.path / "ca.crl").exists()):
+            self.write_revocations()
 
     def revocations(self) -> RevocationList:
         """The list as it stands in ``ca.crl``. Raises EnrolmentError."""

@@ -46,7 +46,6 @@ _ATTRIBUTES = bytes.fromhex("3021 3015 06072a8648ce3d0201 310a 06082a8648ce3d030
 _CONNECTIONS, _HEADERS = 256, 16 << 10
 _PATIENCE = 30.0
 _CHORES = 3600.0
-_WEEK = 7 * 86400.0
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -138,8 +137,7 @@ def serve(folder: FleetFolder, host: str, port: int, hosts: tuple[str, ...]) -> 
     """
     issuer = authority.load(folder.path)
     with folder.registry() as registry:
-        if registry.last_list() == 0:
-            folder.write_revocations()
+        folder.keep_revocations()
         server = Server(folder, EnrolmentService(folder, issuer, registry))
         pem = folder.keep_server(hosts)
         for name in (signal.SIGTERM, signal.SIGINT):
@@ -163,6 +161,8 @@ def serve(folder: FleetFolder, host: str, port: int, hosts: tuple[str, ...]) -> 
             log_config=None,
             access_log=False,
             server_header=False,
+            # Addresses are believed as they are: a client's certificate reaches nobody behind a proxy anyway.
+            proxy_headers=False,
             limit_concurrency=_CONNECTIONS,
             h11_max_incomplete_event_size=_HEADERS,
         )
@@ -187,19 +187,12 @@ async def _chores(folder: FleetFolder, hosts: tuple[str, ...], config: uvicorn.C
     while True:
         await asyncio.sleep(_CHORES)
         try:
-            await run_in_threadpool(_keep_list, folder)
+            await run_in_threadpool(folder.keep_revocations)
             pem = await run_in_threadpool(folder.keep_server, hosts)
             assert config.ssl is not None
             config.ssl.load_cert_chain(pem)
         except (MarramError, OSError) as error:
             log.error("the list of revoked certificates or the own certificate was not renewed: %s", error)
-
-
-def _keep_list(folder: FleetFolder) -> None:
-    with folder.registry() as registry:
-        due = registry.last_list() + _WEEK < time.time()
-    if due:
-        folder.write_revocations()
 
 
 def _credentials(request: Request) -> tuple[str, str]:

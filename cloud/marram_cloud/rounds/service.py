@@ -226,7 +226,7 @@ class Service:
             self._report(sender, payload, now)
             return
         if topic not in (self.topics.up(sender, "delta"), self.topics.up(sender, "decline")):
-            return  # a fetch, which is the release service's
+            return  # what it fetches is another service's
         try:
             message = self._reassembly.add(topic, payload)
         except WireError as error:
