@@ -11,9 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from marram import RELEASED
-from marram.bundle.file import Bundle, read
+from marram.bundle.bare import Kind, wrap
+from marram.bundle.file import Bundle, read, read_content
 from marram.config.schema import Agent, Cloud, Learning
+from marram.config.schema import Model as ModelConfig
 from marram.device.resources import Resources, minute_of_day
+from marram.enrolment.renewal import Renewal
 from marram.errors import BundleError, ProgramError
 from marram.inference.model import Model, int8_model
 from marram.inference.pipeline import Pipeline
@@ -42,7 +45,6 @@ from marram.sensors.sensor import SENSORS, Sensor, SensorContext
 from marram.storage import open_database
 from marram.stream.labels import parse_label
 from marram.stream.stream import Stream
-from marram.wire import certificates
 from marram.wire.signed import AggregatorTrust, Author
 from marram.wire.topics import Topics
 
@@ -51,7 +53,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Parts:
-    """What a daemon is made of. Without a cloud there is no link, rounds and updater."""
+    """What a daemon is made of. Without a cloud there is no link, rounds, updater and renewal."""
 
     sensors: dict[str, Sensor]
     pipeline: Pipeline
@@ -64,17 +66,18 @@ class Parts:
     link: MqttLink | None = None
     rounds: Rounds | None = None
     updater: Updater | None = None
+    renewal: Renewal | None = None
     labels: MqttLink | None = None
     sensor_errors: dict[str, str] = field(default_factory=dict)
 
 
 def assemble(config: Agent) -> Parts:
     """Open everything. Raises MarramError with the reason when something cannot be used."""
-    configured = read(config.model.bundle)
+    configured = _configured(config.model)
     releases = config.releases
     deadlines = Deadlines(releases.deadline, 2 * releases.preflight_timeout, releases.trial.deadline)
     installation = Installation.open(config.device.state / "releases", configured, deadlines)
-    identity = identities.load(config.cloud.identity) if config.cloud else None
+    identity = identities.load(config.cloud.identity, key=config.cloud.key) if config.cloud else None
     clock = _clock(installation, identity)
     bundle, path, model = installation.start(lambda one: int8_model(one, program_options(config)), clock())
     loop = Loop(clock)
@@ -95,6 +98,15 @@ def assemble(config: Agent) -> Parts:
     if config.labels.mqtt is not None:
         parts.labels = _labels(config, parts.pipeline)
     return parts
+
+
+def _configured(model: ModelConfig) -> Bundle:
+    """What the YAML names. Raises BundleError."""
+    if model.bundle is not None:
+        return read(model.bundle)
+    assert model.file is not None and model.description is not None, "the schema sees to it"
+    kind: Kind = "tflite" if model.file.suffix == ".tflite" else "onnx"
+    return wrap(read_content(model.file), kind, model.description, str(model.file))
 
 
 def program_options(config: Agent) -> ProgramOptions:
@@ -198,8 +210,18 @@ def _add_cloud(config: Agent, cloud: Cloud, identity: Identity, bundle: Bundle, 
         state = {"online": True, "release": release, "learning": rounds is not None}
         link.publish(topics.state(subject.name), json.dumps(state).encode(), retain=True)
 
-    updater = _updater(config, identity, link, announce, parts)
-    rounds = _rounds(config, identity, bundle, link, parts)
+    def renewed(now: Identity) -> None:
+        # Both at once: what is sealed by the new key goes out after the greeting of the new connection, in
+        # which the device's report shows the new certificate.
+        own = now.author()
+        author.renew(own.signer, own.chain)
+        link.reconnect(now.tls())
+
+    author = identity.author()
+    updater = _updater(config, identity, author, link, announce, parts)
+    rounds = _rounds(config, identity, author, bundle, link, parts)
+    url = cloud.enrolment or identity.enrolment.url
+    renewal = Renewal(identity, url, loop, renewed, _clock(parts.installation, identity)())
 
     def heard(event: LinkEvent, now: float) -> None:
         match event:
@@ -220,7 +242,8 @@ def _add_cloud(config: Agent, cloud: Cloud, identity: Identity, bundle: Bundle, 
                 if rounds is not None:
                     rounds.disconnected(now)
 
-    parts.link, parts.updater, parts.rounds = link, updater, rounds
+    parts.link, parts.updater, parts.rounds, parts.renewal = link, updater, rounds, renewal
+    loop.add(renewal)
     if updater is not None:
         loop.add(updater)
     if rounds is not None:
@@ -228,7 +251,12 @@ def _add_cloud(config: Agent, cloud: Cloud, identity: Identity, bundle: Bundle, 
 
 
 def _updater(
-    config: Agent, identity: Identity, link: MqttLink, announce: Callable[[], None], parts: Parts
+    config: Agent,
+    identity: Identity,
+    author: Author,
+    link: MqttLink,
+    announce: Callable[[], None],
+    parts: Parts,
 ) -> Updater | None:
     """Following releases: only with a root to trust them by."""
     if not identity.root.exists():
@@ -251,7 +279,7 @@ def _updater(
         installation=parts.installation,
         inference=Swap(pipeline, program_options(config)),
         topics=Topics(subject.fleet, subject.region),
-        author=Author(subject, identity.signer, (certificates.der(identity.certificate),)),
+        author=author,
         link=link,
         loop=parts.loop,
         hold=parts.hold,
@@ -262,7 +290,9 @@ def _updater(
     return updater
 
 
-def _rounds(config: Agent, identity: Identity, bundle: Bundle, link: MqttLink, parts: Parts) -> Rounds | None:
+def _rounds(
+    config: Agent, identity: Identity, author: Author, bundle: Bundle, link: MqttLink, parts: Parts
+) -> Rounds | None:
     """Taking part in rounds: only with a store to learn from, and a bundle that can be trained."""
     if parts.workshop is None or "train" not in bundle.manifest.programs:
         return None
@@ -271,7 +301,6 @@ def _rounds(config: Agent, identity: Identity, bundle: Bundle, link: MqttLink, p
     # The fleet's version 0 is what the configured bundle holds, whatever release runs by now.
     journal = Journal(database, manifest.family, parts.installation.slots.configured.parameters())
     trust = AggregatorTrust(identity.authority, subject.fleet, subject.region)
-    author = Author(subject, identity.signer, (certificates.der(identity.certificate),))
     topics = Topics(subject.fleet, subject.region)
 
     def make() -> Participant:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from marram.releases.hold import Hold
 
 DEFAULT_CONFIG = Path("/etc/marram/marram.yaml")
+DEFAULT_IDENTITY = Path("/var/lib/marram/identity")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -67,6 +68,27 @@ def _schema(options: argparse.Namespace) -> int:
     from marram.config.schema import Agent
 
     print(json.dumps(json_schema(Agent, "Marram agent configuration"), indent=2))
+    return 0
+
+
+def _enrol(options: argparse.Namespace) -> int:
+    from marram.config.schema import host_name
+    from marram.enrolment.enrol import Wanted, enrol
+
+    token = sys.stdin.readline().strip() if options.token == "-" else options.token
+    name = options.name or host_name()
+    wanted = Wanted(options.url, token, name, options.identity, options.key, options.patience)
+    done = enrol(wanted, lambda text: print(text, file=sys.stderr))
+    subject, until = done.subject, done.certificate.not_valid_after_utc
+    print(
+        f"{subject.name}: enrolled in fleet {subject.fleet!r}, region {subject.region!r}, until "
+        f"{until:%Y-%m-%d}: {options.identity}"
+    )
+    if not done.has_root:
+        print(
+            f"The fleet has no root.json yet, so this device cannot receive releases; once it has one, "
+            f"put it into {options.identity} and start the agent anew."
+        )
     return 0
 
 
@@ -157,6 +179,7 @@ def _parser() -> argparse.ArgumentParser:
     config(command("run", _run, "Run the agent until it is stopped."))
     config(command("check", _check, "Check a configuration and say everything that is wrong with it."))
     command("schema", _schema, "Print the configuration's JSON Schema, for editors.")
+    _add_enrol(command("enrol", _enrol, "Get this device's identity from its fleet's enrolment server."))
     shown = command("status", _status, "Ask the running agent how it is.")
     shown.add_argument("--json", action="store_true", help="everything, as JSON")
     released = command("releases", _releases, "Show which release runs here, and what became of others.")
@@ -185,6 +208,25 @@ def _parser() -> argparse.ArgumentParser:
             "--socket", help="the agent's control socket, instead of reading the configuration"
         )
     return parser
+
+
+def _add_enrol(added: argparse.ArgumentParser) -> None:
+    added.add_argument("--url", required=True, help="of the enrolment server, https://HOST:8443")
+    added.add_argument(
+        "--token", required=True, help="that the fleet's operator made; - reads it from standard input"
+    )
+    added.add_argument("--name", help="of the device in the fleet (default: the host's name)")
+    added.add_argument(
+        "--identity", type=Path, default=DEFAULT_IDENTITY, help=f"folder to make (default {DEFAULT_IDENTITY})"
+    )
+    added.add_argument(
+        "--key",
+        default="file",
+        help="where the key is: file (made here), credential:NAME, pkcs11:URI",
+    )
+    added.add_argument(
+        "--patience", type=float, default=600.0, help="seconds to try when no answer comes (default 600)"
+    )
 
 
 if __name__ == "__main__":

@@ -45,6 +45,10 @@ class TrainingError(MarramError):
     """Local training failed; the message carries what the trainer child said."""
 
 
+class IdentityError(MarramError):
+    """The identity folder or its key is missing, damaged, open to others, or does not fit together."""
+
+
 class LinkError(MarramError):
     """The broker cannot be used as configured (not: is away; that is waited for)."""
 

@@ -94,6 +94,16 @@ def status(config: Agent, parts: Parts) -> dict[str, Any]:
             "bytes_in": parts.link.bytes_in,
         }
     answer["release"] = releases(parts)
+    if parts.renewal is not None:
+        renewal, now = parts.renewal, time.time()
+        answer["identity"] = {
+            "name": renewal.identity.subject.name,
+            "expires": renewal.identity.expires,
+            "days_left": round((renewal.identity.expires - now) / 86400, 2),
+            "renews_at": renewal.wake_at,
+            "renews_by": renewal.url or None,
+            "error": renewal.error or None,
+        }
     return answer
 
 
@@ -190,6 +200,8 @@ def text(answer: dict[str, Any]) -> str:
         )
     release = answer["release"]
     lines.append(f"release   {release['running'] or 'the configured bundle'}; {release['stage']}")
+    if "identity" in answer:
+        lines += _identity(answer["identity"])
     for name, sensor in answer["sensors"].items():
         lines += [
             f"sensor    {name}: {words}{sensor[key]}"
@@ -201,3 +213,12 @@ def text(answer: dict[str, Any]) -> str:
             if sensor[key]
         ]
     return "\n".join(lines)
+
+
+def _identity(identity: dict[str, Any]) -> list[str]:
+    days = identity["days_left"]
+    ends = f"certificate ends in {days:.1f} days" if days > 0 else f"certificate ended {-days:.1f} days ago"
+    if identity["renews_by"] is None:
+        ends += "; no enrolment server is known that could renew it"
+    lines = [f"identity  {identity['name']}, {ends}"]
+    return [*lines, f"          not renewed: {identity['error']}"] if identity["error"] else lines

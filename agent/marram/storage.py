@@ -169,6 +169,22 @@ def replace_file(path: Path, content: bytes, mode: int = 0o644) -> None:
     sync_folder(path.parent)
 
 
+def create_file(path: Path, content: bytes, mode: int = 0o644) -> bool:
+    """Write a whole new file, as ``replace_file``; False, and nothing done, when there is one already."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.first")
+    replace_file(temporary, content, mode)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
+    return True
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

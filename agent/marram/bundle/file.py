@@ -102,14 +102,18 @@ def split(manifest: Manifest, flat: NDArray[np.float32]) -> dict[str, NDArray[np
 
 def read(source: Path) -> Bundle:
     """Read and check a whole bundle file. Raises BundleError with the reason."""
+    return parse(read_content(source), str(source))
+
+
+def read_content(source: Path) -> bytes:
+    """The bytes of a bundle or model file. Raises BundleError."""
     try:
         size = source.stat().st_size
         if size > MAX_BYTES:
             raise BundleError(f"{source}: is {size} bytes; a bundle has at most {MAX_BYTES}")
-        data = source.read_bytes()
+        return source.read_bytes()
     except OSError as error:
         raise BundleError(f"{source}: cannot be read: {error.strerror or error}") from error
-    return parse(data, str(source))
 
 
 def parse(data: bytes, source: str = "bundle") -> Bundle:

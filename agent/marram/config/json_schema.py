@@ -27,6 +27,8 @@ def json_schema(config: Struct, title: str) -> dict[str, Any]:
         qualified = f"{kind.cls.__module__}.{kind.cls.__name__}"
         definition = definitions[qualified if qualified in definitions else kind.cls.__name__]
         definition["description"], words = describe(kind.cls)
+        if choices := _one_of(kind.cls):
+            definition["oneOf"] = [{"required": [name]} for name in choices]
         for field in kind.fields:
             value = definition["properties"][field.encode_name]
             if field.encode_name in words:
@@ -97,13 +99,19 @@ def _may_be_empty(kind: mi.Type) -> bool:
     match kind:
         case mi.Metadata(type=inner):
             return _may_be_empty(inner)
-        case mi.StructType(fields=fields):
-            return not any(field.required for field in fields)
+        case mi.StructType(cls=cls, fields=fields):
+            return not any(field.required for field in fields) and not _one_of(cls)
         case mi.VarTupleType(min_length=least) | mi.ListType(min_length=least):
             return not least
         case mi.DictType():
             return True
     return False
+
+
+def _one_of(struct: Struct) -> tuple[str, ...]:
+    """Keys of which a section needs exactly one; its ``problems`` says the same."""
+    names: tuple[str, ...] = getattr(struct, "one_of", ())
+    return names
 
 
 def _allow_nothing(value: dict[str, Any]) -> None:

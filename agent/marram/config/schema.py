@@ -10,13 +10,15 @@ import re
 import socket
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import msgspec
 
+from marram.bundle.description import Description
 from marram.config.values import (
     BrokerUrl,
     Duration,
+    EnrolmentUrl,
     ExistingFile,
     ExistingFolder,
     FilePath,
@@ -25,6 +27,7 @@ from marram.config.values import (
     Size,
     TopicFilter,
 )
+from marram.link.keys.key import SOURCE
 from marram.outputs.output import OUTPUTS, OutputConfig
 from marram.releases.gates import Limits
 from marram.sensors.sensor import SENSORS, SensorConfig
@@ -50,6 +53,17 @@ QuietHours = Annotated[
         examples=["22:00-06:00", "12:30-13:15"],
     ),
 ]
+KeySource = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=SOURCE,
+        examples=[
+            "file",
+            "credential:device.key",
+            "pkcs11:token=marram;object=device?pin-source=/etc/marram/pin",
+        ],
+    ),
+]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 Threads = Annotated[int, msgspec.Meta(ge=1, le=256)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -62,7 +76,8 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     pass
 
 
-def _host_name() -> str:
+def host_name() -> str:
+    """The machine's name, as far as it can be a device's."""
     name = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()).lstrip("._-")
     return name[:48] or "device"
 
@@ -76,7 +91,7 @@ class Device(_Section, frozen=True, kw_only=True):
     log_level: how much is logged.
     """
 
-    name: DeviceName = msgspec.field(default_factory=_host_name)
+    name: DeviceName = msgspec.field(default_factory=host_name)
     tags: tuple[DeviceName, ...] = ()
     state: FolderPath = msgspec.field(default_factory=lambda: Path("/var/lib/marram"))
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -86,6 +101,8 @@ class Model(_Section, frozen=True, kw_only=True):
     """The model and how it runs.
 
     bundle: the model bundle that the device starts with.
+    file: instead of a bundle, a model file (.onnx or .tflite) that is run as it is, and not trained.
+    description: what such a file does not say of itself.
     threads: threads inside one operator of the model.
     providers: onnxruntime execution providers, best first; what the machine lacks is passed over.
     max_batch: most windows in one call of the model.
@@ -93,12 +110,29 @@ class Model(_Section, frozen=True, kw_only=True):
     parameters: run the int8 program of the bundle, or the parameters that this device trained itself.
     """
 
-    bundle: ExistingFile
+    one_of: ClassVar[tuple[str, ...]] = ("bundle", "file")
+
+    bundle: ExistingFile | None = None
+    file: ExistingFile | None = None
+    description: Description | None = None
     threads: Threads = 1
     providers: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("CPUExecutionProvider",)
     max_batch: Count = 64
     queue: Count = 4096
     parameters: Literal["bundle", "own"] = "bundle"
+
+    def problems(self) -> Problems:
+        """Cross-field mistakes."""
+        if self.bundle is None and self.file is None:
+            yield ("bundle",), "this key is missing: expected the path of a bundle, or file and description"
+        if self.bundle is not None and self.file is not None:
+            yield ("file",), "expected either bundle or file, found both"
+        if (self.file is None) != (self.description is None):
+            yield ("description",), "expected file and description together, found one of them"
+        if self.file is not None and self.file.suffix not in (".onnx", ".tflite"):
+            yield ("file",), f"expected a file that ends in .onnx or .tflite, found {self.file.name}"
+        if self.file is not None and self.parameters == "own":
+            yield ("parameters",), "expected bundle: a bare model file cannot be trained"
 
 
 class Cloud(_Section, frozen=True, kw_only=True):
@@ -107,11 +141,15 @@ class Cloud(_Section, frozen=True, kw_only=True):
     identity: folder with the files that enrolment wrote.
     broker: address of the MQTT broker.
     keepalive: seconds between signs of life on a quiet connection.
+    enrolment: address of the enrolment server that renews the certificate, by default the one that gave it.
+    key: where the device's key is, by default where enrolment found or made it.
     """
 
     identity: ExistingFolder
     broker: BrokerUrl
     keepalive: Annotated[Duration, msgspec.Meta(ge=1, le=65535)] = 60.0
+    enrolment: EnrolmentUrl | None = None
+    key: KeySource | None = None
 
 
 class Trial(_Section, frozen=True, kw_only=True):
@@ -311,6 +349,8 @@ class Agent(_Section, frozen=True, kw_only=True):
 
     def problems(self) -> Problems:
         """Cross-field mistakes."""
+        if self.model.file is not None and self.learning is not None and self.learning.schedule is not None:
+            yield ("learning", "schedule"), "expected no schedule: a bare model file cannot be trained"
         names = [sensor.name for sensor in self.sensors]
         for index, name in enumerate(names):
             if name in names[:index]:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from marram.link.broker import read_broker
+from marram.link.server import EXPECTED, read_server
 
 Plain = str | int | float
 
@@ -122,6 +123,12 @@ def _broker(value: Plain, place: Place) -> str:
     return value
 
 
+def _enrolment(value: Plain, place: Place) -> str:
+    if not isinstance(value, str):
+        raise ValueError
+    return read_server(value)
+
+
 def _http(value: Plain, place: Place) -> str:
     if not isinstance(value, str):
         raise ValueError
@@ -196,6 +203,12 @@ BrokerUrl = Annotated[
     ),
 ]
 """The address of an MQTT broker."""
+
+EnrolmentUrl = Annotated[
+    str,
+    _meta(Reader(EXPECTED, _enrolment), {"pattern": "^https://", "examples": ["https://host:8443"]}),
+]
+"""The address of an enrolment server."""
 
 HttpUrl = Annotated[
     str,

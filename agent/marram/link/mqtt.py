@@ -177,7 +177,7 @@ class MqttLink:
         jitter: Callable[[float], float] = full_jitter,
     ) -> None:
         self._broker, self._options, self._listener, self._jitter = broker, options, listener, jitter
-        self._tls = options.tls or ssl.create_default_context() if broker.tls else None
+        self._tls = (options.tls or ssl.create_default_context()) if broker.tls else None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
         self._accepted = False
@@ -199,6 +199,13 @@ class MqttLink:
         self._say_goodbye(self._client)
         if self._thread.is_alive():
             self._thread.join(timeout=10)
+
+    def reconnect(self, tls: ssl.SSLContext) -> None:
+        """Connect anew, with another TLS identity; the listener hears ``Down`` and ``Up``."""
+        if self._tls is not None:
+            self._tls = tls
+        self._reason = "connecting anew with another certificate"
+        self._client.disconnect()
 
     @property
     def connected(self) -> bool:

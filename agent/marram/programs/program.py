@@ -1,6 +1,6 @@
 """The seam to the inference runtimes: a program is one function from named arrays to named arrays.
 
-What may come in: an ONNX file (``marram.programs.onnx``); later runtimes join with one module each.
+What may come in: an ONNX file (``marram.programs.onnx``), a TFLite file (``marram.programs.tflite``).
 A runtime is imported only when a program needs it.
 """
 
@@ -51,7 +51,7 @@ class Program(Protocol):
 
 
 def load(source: Path | bytes, runtime: str, options: ProgramOptions | None = None) -> Program:
-    """Load a program with the runtime of that name ("onnx").
+    """Load a program with the runtime of that name ("onnx", "tflite").
 
     Raises ProgramError with the runtime's own words when the file is damaged, an operator is unknown,
     or the runtime is not installed.
@@ -61,4 +61,8 @@ def load(source: Path | bytes, runtime: str, options: ProgramOptions | None = No
         from marram.programs.onnx import OnnxProgram
 
         return OnnxProgram(source, options)
-    raise ProgramError(f"runtime {runtime!r} is not known here; this version runs: onnx")
+    if runtime == "tflite":
+        from marram.programs.tflite import TfliteProgram
+
+        return TfliteProgram(source, options)
+    raise ProgramError(f"runtime {runtime!r} is not known here; this version runs: onnx, tflite")

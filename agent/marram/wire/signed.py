@@ -24,13 +24,21 @@ def content_type(kind: type[msgspec.Struct]) -> str:
     return f"marram/{kind.__name__.lower()}"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Author:
-    """Who seals: its subject and its key; ``chain`` holds DER certificates to send along."""
+    """Who seals: its subject and its key; ``chain`` holds DER certificates to send along.
+
+    Whoever seals as one device shares one author, so that a renewed certificate is used by all at once. Used
+    by one thread.
+    """
 
     subject: Subject
     signer: Signer
     chain: tuple[bytes, ...] = ()
+
+    def renew(self, signer: Signer, chain: tuple[bytes, ...]) -> None:
+        """From now on seal with another key or certificate of the same subject."""
+        self.signer, self.chain = signer, chain
 
     def seal(
         self,

@@ -5,7 +5,9 @@ import io
 import json
 import struct
 import zipfile
+from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -339,9 +341,13 @@ def test_a_program_that_is_no_onnx_file_is_refused(content):
 
 def test_a_runtime_that_is_not_known_is_named():
     entry = models.manifest().programs["infer"]
-    programs = {"infer": type(entry)(entry.file, "tflite", entry.inputs, entry.outputs)}
-    with pytest.raises(ProgramError, match="runtime 'tflite' is not known here; this version runs: onnx"):
-        parse(models.bundle(programs=programs)).program("infer")
+    bundle = parse(models.bundle())
+    programs = {"infer": msgspec.structs.replace(entry, runtime="torch")}
+    later = replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, programs=programs))
+    with pytest.raises(
+        ProgramError, match="runtime 'torch' is not known here; this version runs: onnx, tflite"
+    ):
+        later.program("infer")
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ def test_it_accepts_every_valid_configuration(tree):
         "sensors: [{type: host, name: a}]\nmodel: {bundle: a, colour: red}",
         "sensors: [{type: host, name: a, rate: -1}]\nmodel: {bundle: a}",
         "sensors: [{type: host, name: a}]\nmodel: {bundle: a}\nstream: {max_gap: soon}",
+        "sensors: [{type: host, name: a}]\nmodel: {bundle: a, file: b}",
     ],
 )
 def test_it_refuses_what_the_loader_refuses(text):

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from marram.link.identity import AUTHORITY, CERTIFICATE, KEY, RELEASE_KEY, IdentityError, load
+from marram.errors import IdentityError
+from marram.link.identity import AUTHORITY, CERTIFICATE, ENROLMENT, KEY, load
 from marram.wire import envelope
 from marram_cloud.enrolment import authority
 from marram_cloud.enrolment.files import FleetFolder
@@ -48,14 +49,47 @@ def test_the_aggregators_identity_is_not_a_devices(fleet):
         load(fleet.path / "aggregator")
 
 
-@pytest.mark.parametrize("name", [KEY, CERTIFICATE, AUTHORITY, RELEASE_KEY])
-@pytest.mark.parametrize("content", [None, b"", b"garbage", b"-----BEGIN CERTIFICATE-----\nAAAA\n"])
-def test_a_missing_or_damaged_file_is_named(folder, name, content):
-    (folder / name).unlink()
-    if content is not None:
-        (folder / name).write_bytes(content)
+@pytest.mark.parametrize("name", [KEY, CERTIFICATE, AUTHORITY, ENROLMENT])
+@pytest.mark.parametrize("content", [b"", b"garbage", b"-----BEGIN CERTIFICATE-----\nAAAA\n"])
+def test_a_damaged_file_is_named(folder, name, content):
+    (folder / name).write_bytes(content)
     with pytest.raises(IdentityError, match=name):
         load(folder)
+
+
+@pytest.mark.parametrize("name", [KEY, CERTIFICATE, AUTHORITY])
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(IdentityError, match=name):
+        load(folder)
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
+def test_a_key_that_is_open_to_others_is_refused_with_what_to_do(folder, mode):
+    (folder / KEY).chmod(mode)
+    with pytest.raises(
+        IdentityError, match=rf"mode {mode:04o}\); make it safe with `chmod 600 \S+device\.key`"
+    ):
+        load(folder)
+
+
+def test_a_key_may_be_a_credential_of_the_unit(folder, tmp_path, monkeypatch):
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    (folder / KEY).rename(credentials / "marram.key")
+    (folder / ENROLMENT).write_text('{"key": "credential:marram.key"}')
+    with pytest.raises(IdentityError, match=r"add LoadCredential=marram\.key:"):
+        load(folder)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
+    (credentials / "marram.key").chmod(0o440)
+    assert load(folder).tls().verify_mode == ssl.CERT_REQUIRED
+    with pytest.raises(IdentityError, match=r"other\.key: .*LoadCredential="):
+        load(folder, key="credential:other.key")
+
+
+def test_a_place_of_a_key_that_does_not_exist_is_refused_with_those_that_do(folder):
+    with pytest.raises(IdentityError, match="expected file, credential:NAME or pkcs11"):
+        load(folder, key="smartcard")
 
 
 def test_a_missing_folder_says_who_writes_one(tmp_path):

@@ -1,0 +1,69 @@
+"""What a bare model file does not say of itself, as it stands in the agent's YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+import msgspec
+
+Axis = Literal["batch", "channels", "length", "one"]
+WINDOW: tuple[Axis, ...] = ("batch", "channels", "length")
+Positive = Annotated[int, msgspec.Meta(gt=0, le=1_000_000)]
+
+
+class DescribedChannel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One input channel.
+
+    name: as the sensors or stream.channels give it.
+    unit: of the values that the model was trained with.
+    """
+
+    name: Annotated[str, msgspec.Meta(min_length=1)]
+    unit: str = ""
+
+
+class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a model file does not say of itself.
+
+    name: of the model, in predictions and the status.
+    task: whether it gives a score for each label, or its input again.
+    channels: the input channels, in the model's order.
+    rate: samples a second.
+    length: samples in a window.
+    stride: samples from one window to the next.
+    labels: the classes, in the order of the scores.
+    threshold: reconstruction error (mean square) above which a window is an anomaly.
+    layout: the axes of the model's input; one stands for an axis of size 1.
+    output: name of the output that is used, by default the only one.
+    logits: whether the scores still have to go through a softmax.
+    """
+
+    name: Annotated[
+        str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,47}$(?!\n)", examples=["press", "pump-3"])
+    ]
+    task: Literal["classify", "reconstruct"]
+    channels: Annotated[tuple[DescribedChannel, ...], msgspec.Meta(min_length=1)]
+    rate: Annotated[float, msgspec.Meta(gt=0)]
+    length: Positive
+    stride: Positive
+    labels: tuple[str, ...] = ()
+    threshold: float | None = None
+    layout: tuple[Axis, ...] = WINDOW
+    output: str | None = None
+    logits: bool = False
+
+    def problems(self) -> Iterable[tuple[tuple[str | int, ...], str]]:
+        """Cross-field mistakes."""
+        names = [channel.name for channel in self.channels]
+        if len(set(names)) < len(names):
+            yield ("channels",), "expected channels with names of their own, found one twice"
+        if self.task == "classify" and (len(self.labels) < 2 or len(set(self.labels)) < len(self.labels)):
+            yield ("labels",), "expected at least two labels, each once, for the task classify"
+        axes = [axis for axis in self.layout if axis != "one"]
+        needed = set(WINDOW) - ({"channels"} if len(names) == 1 else set())
+        if len(set(axes)) < len(axes) or not needed <= set(axes):
+            yield (
+                ("layout",),
+                f"expected each of {', '.join(sorted(needed))} once, found {', '.join(self.layout)}",
+            )
