@@ -345,7 +345,8 @@ def test_garbage_that_the_broker_keeps_is_put_right_by_the_aggregator(scene: Sce
     try:
         late.start()
         late.until("its part in a round", lambda status: status["rounds"]["deltas"] > 0)
-        late.until("the release", lambda status: status["release"]["stage"] in ("trial", "committed"))
+        arrived = ("verified", "preflighted", "trial", "committed")
+        late.until("the release, verified", lambda status: status["release"]["stage"] in arrived)
     finally:
         late.process.kill()
     scene.all_well()
