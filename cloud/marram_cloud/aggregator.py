@@ -175,9 +175,11 @@ class Runner:
         if not messages:
             return
         batch = [(message.topic, message.payload) for message in messages]
-        self._service.take([one for one in batch if self._topics.device_of(one[0])], time.time())
+        of_devices = [one for one in batch if self._topics.device_of(one[0])]
+        fetch = self._topics.up("+", "fetch").partition("+")[2]
+        self._service.take([one for one in of_devices if not one[0].endswith(fetch)], time.time())
         if self._releases is not None:
-            self._take_for_releases(self._releases, batch)
+            self._take_for_releases(self._releases, of_devices)
         self._guard([one for one in batch if not self._topics.device_of(one[0])])
         # The broker may forget them only now that they are in the ledger.
         for message in messages:
@@ -197,9 +199,7 @@ class Runner:
     def _take_for_releases(self, releases: ReleaseService, batch: list[tuple[str, bytes]]) -> None:
         """Who is online, and who fetches what."""
         for topic, payload in batch:
-            device = self._topics.device_of(topic)
-            if device is None:
-                continue
+            device = self._topics.device_of(topic) or ""
             if topic == self._topics.state(device):
                 online = read_state(payload).online and self._ledger.trusts(device, time.time())
                 releases.presence(device, online)

@@ -28,7 +28,7 @@ _TIMES = 512
 
 @dataclass
 class Pair:
-    """The running model and a candidate, on the same windows in turns, so that a busy machine is fair to both."""
+    """The running model and a candidate, on the same windows in turns: a busy machine is fair to both."""
 
     running: Subject
     candidate: Subject

@@ -18,7 +18,7 @@ from examples.shoulder.demo import broker, figures, page, story
 from examples.shoulder.demo.fleet import Fleet, Status
 from examples.shoulder.demo.gate import Gate
 from examples.shoulder.demo.intruder import Intruder
-from examples.shoulder.demo.process import DemoError, call
+from examples.shoulder.demo.process import DemoError
 from examples.shoulder.demo.site import FLEET, INSIDER, REGION, Site, device_name, make
 
 _ROUNDS = 45
@@ -89,7 +89,7 @@ def learn(fleet: Fleet, gate: Gate, intruder: Intruder, rounds: int) -> dict[str
 
 def release(fleet: Fleet) -> None:
     """The learnt parameters as an int8 release; until every device runs it."""
-    said = call("marram-cloud", "release", "-c", str(fleet.site.aggregator_yaml)).strip().splitlines()
+    said = fleet.site.release().splitlines()
     fleet.tell(f"release: {said[0]}")
 
     def swapped() -> bool:

@@ -31,14 +31,12 @@ def collect(
     closed = {one.number for one in rounds}
     measured = [ledger.round_figures(one.number) for one in rounds]
     accepted = sum(count for count, *_ in measured)
-    release = ledger.latest_release()
-    assert release is not None
     names = list(fleet.devices)
     released = read(site.released_bundle(names[0]))
     initial = people.bundle()
     int8 = evaluate.int8_on_devices(site, site.released_bundle(names[0]))
     stride = released.manifest.stride / released.manifest.rate
-    lost = evaluate.lost_in_swap(site, names, release.version, stride)
+    lost = evaluate.lost_in_swap(site, names, released.manifest.version, stride)
     whole = [name for name in names if fleet.devices[name].kills == 0]
     down = [learnt[name]["link"]["bytes_in"] for name in whole]
     latencies = [status["windows"]["latency_us"] for status in statuses.values()]
@@ -92,8 +90,9 @@ def collect(
             "p99": statistics.median(one["p99"] for one in latencies),
         },
         "release": {
-            "version": release.version, "parameters_of_round": release.parameters,
-            "bytes": len(release.bundle),
+            "version": released.manifest.version,
+            "parameters_of_round": int(released.manifest.version.rpartition("+r")[2]),
+            "bytes": site.released_bundle(names[0]).stat().st_size,
         },
         "kills": {
             "aggregator": fleet.aggregator.kills,

@@ -7,10 +7,12 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from marram.bundle.file import read
+
 from examples.shoulder import people
 from examples.shoulder.demo.process import Process, call
 
-FLEET, REGION = "demo", "home"
+FLEET, REGION, MODEL = "demo", "home", "shoulder"
 INSIDER = "insider"  # an enrolled device whose key fell into the wrong hands
 
 _AGGREGATOR = """\
@@ -26,8 +28,9 @@ rounds:
   minimum_windows: 200
   learning_rate: 0.1
   limit: {rounds}
-release:
-  key: fleet/release.key
+releases:
+  repository: fleet/repository
+  keys: fleet/online
   calibration: {calibration}
 """
 
@@ -100,6 +103,18 @@ class Site:
         current = json.loads((slots / "current.json").read_text())
         return slots / f"{current['slot']}.marram"
 
+    def release(self) -> str:
+        """Build, sign, publish, and promote to all devices; what the build said."""
+        config, file = ("-c", str(self.aggregator_yaml)), self.folder / "release.marram"
+        built = call("marram-cloud", "release", "build", *config, "-o", str(file))
+        version = read(file).manifest.version
+        keys = ("--keys", str(self.folder / "fleet" / "offline"))
+        named = ("--model", MODEL, "--version", version)
+        call("marram-cloud", "release", "sign", str(file), *named, *keys, *config)
+        call("marram-cloud", "release", "publish", *config)
+        call("marram-cloud", "release", "promote", MODEL, version, "--to", "all", *config)
+        return built.strip()
+
     def aggregator(self) -> Process:
         command = ("marram-cloud", "run", "-c", str(self.aggregator_yaml))
         return Process("the aggregator", command, self.folder / "aggregator.log")
@@ -125,7 +140,9 @@ def make(folder: Path, broker: int, gated: dict[str, int], rounds: int) -> Site:
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "devices").mkdir(parents=True)
     site = Site(folder)
-    call("marram-cloud", "init", str(folder / "fleet"), "--fleet", FLEET, "--region", REGION)
+    call(
+        "marram-cloud", "init", str(folder / "fleet"), "--fleet", FLEET, "--region", REGION, "--models", MODEL
+    )
     text = _AGGREGATOR.format(
         bundle=people.BUNDLE, port=broker, rounds=rounds, calibration=people.FOLDER / "calibration.npz"
     )

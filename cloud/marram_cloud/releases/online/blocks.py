@@ -23,6 +23,8 @@ _DEVICES = 8192
 # More the device asks for again: it sees by then what came, and a broker queues only so much for it.
 _ANSWERS = 64
 _OVERHEAD = 96
+# One message more than this would hold up what else is to be sent.
+_LARGEST = 256 << 10
 
 
 def read_request(payload: bytes) -> Fetch:
@@ -97,7 +99,7 @@ class BlockServer:
         if device not in self._jobs and len(self._jobs) >= _DEVICES:
             raise WireError(reasons.TOO_LARGE, f"{_DEVICES} devices are being answered; ask again later")
         size = path.stat().st_size
-        most = min(request.limit, max_payload - _OVERHEAD)
+        most = min(request.limit, max_payload - _OVERHEAD, _LARGEST)
         self._jobs[device] = _Job(request, path, size, runs(request, size, most))
         return None
 
