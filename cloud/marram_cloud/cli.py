@@ -39,7 +39,7 @@ def _init(options: argparse.Namespace) -> int:
     from marram_cloud.enrolment.files import FleetFolder
 
     folder = FleetFolder.create(
-        options.folder, options.fleet, options.region, options.models, options.device_days
+        options.folder, options.fleet, options.region, options.device_days, options.models
     )
     if options.broker:
         folder.write_broker(tuple(options.broker))

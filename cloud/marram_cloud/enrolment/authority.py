@@ -1,7 +1,7 @@
 """The fleet's certificate authority, kept in files: made by ``marram-cloud init``, used by ``enrol``.
 
-The authority's and the release key are meant to live away from the aggregator once the fleet is real;
-the aggregator's own folder holds only what it runs with.
+The authority's key is meant to live away from the aggregator once the fleet is real; the aggregator's own
+folder holds only what it runs with.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
-    PublicFormat,
     load_pem_private_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -130,10 +129,6 @@ def new_key() -> ec.EllipticCurvePrivateKey:
 
 def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def public_pem(key: ec.EllipticCurvePublicKey) -> bytes:
-    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def write_private(path: Path, content: bytes) -> None:

@@ -67,8 +67,8 @@ class FleetFolder:
         path: Path,
         fleet: str,
         region: str,
-        models: Sequence[str] = (),
         device_days: int = DEVICE_DAYS,
+        models: Sequence[str] = (),
     ) -> FleetFolder:
         """Make the authority, the release repository with its keys and the aggregator's identity.
 

@@ -225,8 +225,6 @@ class Service:
         if topic == self.topics.report(sender):
             self._report(sender, payload, now)
             return
-        if topic not in (self.topics.up(sender, "delta"), self.topics.up(sender, "decline")):
-            return  # what it fetches is another service's
         try:
             message = self._reassembly.add(topic, payload)
         except WireError as error:

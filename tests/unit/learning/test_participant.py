@@ -17,7 +17,7 @@ from marram.wire.signed import read
 from tests.simulation.disk import Crash
 from tests.support.aggregator import INITIAL, SIZE, TOPICS, Voice
 from tests.support.device import NAME, Device
-from tests.support.identities import author, author_of, certified, stranger
+from tests.support.identities import author, author_of, certified, fleet, stranger
 
 
 def opened(sealed: bytes, kind):
@@ -133,7 +133,8 @@ def test_parts_that_do_not_come_are_asked_for_again(device, voice):
 
 
 def test_parameters_of_another_key_are_refused_and_the_round_is_declined(device):
-    voice = Voice(who=author("aggregator", "second"))
+    subject, (_, key) = author("aggregator", "aggregator").subject, certified("device", "device-2")
+    voice = Voice(who=author_of(fleet().issue(subject, key.public_key()), key))
     voice.next_version()
     known = Voice()
     offer = known.offer(
