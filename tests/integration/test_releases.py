@@ -46,18 +46,21 @@ def confirmed(device: Device, version: str) -> None:
 
 
 def test_no_window_is_lost_when_releases_take_over(tmp_path: Path) -> None:
-    with Mosquitto(tmp_path / "mosquitto") as broker, Fleet(tmp_path, broker.url) as fleet:
-        sensor = {**fleet.devices[0].settings["sensors"][0], "speed": 25}
+    with Mosquitto(tmp_path / "mosquitto") as broker, Fleet(tmp_path, broker.url, devices=1) as fleet:
+        sensor = {**fleet.devices[0].settings["sensors"][0], "speed": 12}
         alone = Device(tmp_path / "alone", "alone", tmp_path, "", 1, {"cloud": None, "learning": None})
         alone.process.start()
         assert alone.process.wait() == 0
         device, windows = fleet.devices[0], len(offsets(alone))
         device.write(sensors=[sensor], releases=QUICK)
-        fleet.start().closed(1)
-        versions = []
-        for _ in range(2):
-            versions.append(fleet.release())
-            confirmed(device, versions[-1])
+        fleet.aggregator.start()
+        versions = ["1", "2"]
+        for version in versions:
+            sign(fleet, version, released(version))
+        device.start()
+        for version in versions:
+            promote(fleet, version)
+            confirmed(device, version)
         device.until("all windows", lambda status: status["windows"]["predicted"] == windows)
         counts = device.status()["windows"]
         assert counts["received"] == windows
@@ -91,11 +94,19 @@ def fleet(tmp_path: Path):
         yield made
 
 
-def send_out(fleet: Fleet, version: str, content: bytes) -> None:
+def sign(fleet: Fleet, version: str, content: bytes) -> None:
     file = fleet.folder / f"{version}.marram"
     file.write_bytes(content)
     fleet.publish(file, version)
+
+
+def promote(fleet: Fleet, version: str) -> None:
     fleet.must("release", "promote", MODEL, version, "--to", "all", "-c", fleet.aggregator.config)
+
+
+def send_out(fleet: Fleet, version: str, content: bytes) -> None:
+    sign(fleet, version, content)
+    promote(fleet, version)
 
 
 def blocks(fleet: Fleet) -> list[Block]:
@@ -169,6 +180,9 @@ def test_a_bad_release_is_rolled_back_shown_and_never_tried_again(fleet: Fleet) 
         "the fleet's owner sees it",
         lambda: "NaN" in fleet.must("release", "status", "-c", fleet.aggregator.config),
     )
+    # The roll-out has paused itself; the operator goes on with it all the same.
+    eventually("paused", lambda: "paused" in fleet.must("release", "status", "-c", fleet.aggregator.config))
+    fleet.must("release", "resume", MODEL, "1", "-c", fleet.aggregator.config)
     device.process.kill()
     device.start()
     device.until("a look", lambda status: "refused here before" in (status["release"]["problem"] or ""))

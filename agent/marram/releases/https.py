@@ -34,7 +34,7 @@ class HttpsTransport:
         with self._get(file, {}) as response:
             _check(file, response, (200,))
             got = 0
-            for data in self._body(file, response, most):
+            for data in self._body(file, response):
                 got += len(data)
                 yield data
                 if got > most:
@@ -47,7 +47,7 @@ class HttpsTransport:
             with self._get(file, {} if whole else {"Range": f"bytes={offset}-{last}"}) as response:
                 _check(file, response, (200, 206))
                 at, end = (offset, last + 1) if response.status == 206 else (0, size)
-                for data in self._body(file, response, end - at):
+                for data in self._body(file, response):
                     yield at, data[: end - at]
                     at += len(data)
                     if at >= end:
@@ -68,10 +68,9 @@ class HttpsTransport:
         finally:
             response.close()
 
-    def _body(self, file: str, response: BaseHTTPResponse, most: int) -> Iterator[bytes]:
+    def _body(self, file: str, response: BaseHTTPResponse) -> Iterator[bytes]:
         """What comes, given up when it comes too slowly."""
         began, got = time.monotonic(), 0
-        limit = self._patience + most / self._least_rate
         try:
             # read1 hands on what is there: a drop at a time must not hide behind a full buffer.
             while data := response.read1(_READ):
@@ -79,8 +78,6 @@ class HttpsTransport:
                 took = time.monotonic() - began
                 if took > self._patience and got < (took - self._patience) * self._least_rate:
                     raise TransportError(f"{file}: only {got} bytes came in {took:.0f} s; given up")
-                if took > limit:
-                    raise TransportError(f"{file}: not complete after {took:.0f} s; given up")
                 yield data
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise TransportError(f"{file}: broke off after {got} bytes: {error}") from error

@@ -17,7 +17,7 @@ from marram.releases.blocks import BlockFetch, Deliver, Finished, Send
 from marram.releases.child import Child, ChildError
 from marram.releases.talk import Ask, Begun, Bytes, End, Job, Outcome, Release
 from marram.wire import cbor
-from marram.wire.messages import Block
+from marram.wire.messages import MAX_BLOCK, Block
 from marram.wire.topics import Topics
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class Look:
 
     def connected(self, max_payload: int, now: float) -> None:
         """The link is up. max_payload: bytes that the broker takes in one message."""
-        self._limit = min(1 << 20, max(256, max_payload - _OVERHEAD))
+        self._limit = min(max(256, max_payload - _OVERHEAD), MAX_BLOCK)
         self.link.subscribe((self.topics.down(self.device, "block"),))
         if self._fetch is not None:
             self._do(self._fetch.connected(self._limit, now))

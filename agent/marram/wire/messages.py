@@ -13,6 +13,7 @@ import msgspec
 Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 Text = Annotated[str, msgspec.Meta(max_length=500)]
+MAX_BLOCK = 1 << 20  # bytes of a file in one message
 Run = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 
 
@@ -157,7 +158,7 @@ class Fetch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     block: Annotated[int, msgspec.Meta(ge=256, le=1 << 20)]
     first: Count
     wanted: Annotated[bytes, msgspec.Meta(min_length=1, max_length=8192)]
-    limit: Annotated[int, msgspec.Meta(ge=256, le=1 << 20)]
+    limit: Annotated[int, msgspec.Meta(ge=256, le=MAX_BLOCK)]
 
 
 class Block(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
