@@ -215,13 +215,16 @@ def _add_cloud(config: Agent, cloud: Cloud, identity: Identity, bundle: Bundle, 
         # which the device's report shows the new certificate.
         own = now.author()
         author.renew(own.signer, own.chain)
+        if updater is not None:
+            updater.introduce(author, clock())
         link.reconnect(now.tls())
 
     author = identity.author()
     updater = _updater(config, identity, author, link, announce, parts)
     rounds = _rounds(config, identity, author, bundle, link, parts)
     url = cloud.enrolment or identity.enrolment.url
-    renewal = Renewal(identity, url, loop, renewed, _clock(parts.installation, identity)())
+    clock = _clock(parts.installation, identity)
+    renewal = Renewal(identity, url, loop, renewed, clock())
 
     def heard(event: LinkEvent, now: float) -> None:
         match event:
