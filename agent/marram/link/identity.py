@@ -182,7 +182,7 @@ def _enrolment(path: Path) -> Enrolment:
         return Enrolment()
     try:
         return msgspec.json.decode(_read(path), type=Enrolment)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise IdentityError(f"{path}: is damaged: {error}; write it anew, see docs/identity.md") from error
 
 

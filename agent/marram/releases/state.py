@@ -89,7 +89,7 @@ def load(path: Path) -> State:
         return msgspec.json.decode(path.read_bytes(), type=State)
     except FileNotFoundError:
         return State()
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         aside = path.with_name(f"{path.name}.damaged")
         log.error("%s is damaged (%s) and put aside as %s; the configured bundle runs", path, error, aside)
         path.replace(aside)

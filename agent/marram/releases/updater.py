@@ -201,7 +201,7 @@ class Updater:
         """The repository's timestamp as somebody published it: a hint and no more."""
         try:
             news = msgspec.json.decode(payload, type=_Timestamp).signed.meta["snapshot.json"].version
-        except (msgspec.MsgspecError, KeyError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError):
             return
         if news != self._news:
             self._news = news
