@@ -113,13 +113,19 @@ def program_options(config: Agent) -> ProgramOptions:
     return ProgramOptions(config.model.threads, config.model.providers)
 
 
-def _clock(installation: Installation, identity: Identity | None) -> Callable[[], float]:
+def _own_clock(identity: Identity | None) -> Callable[[], float]:
     """Unix seconds, never before what has surely passed: a device may wake in 1970.
 
-    That is: this version's release, the start of the own certificate, the newest signed metadata.
+    That is: this version's release, the start of the own certificate.
     """
     floor = max(RELEASED, identity.floor if identity else 0.0)
-    return lambda: max(time.time(), floor, installation.machine.state.floor)
+    return lambda: max(time.time(), floor)
+
+
+def _clock(installation: Installation, identity: Identity | None) -> Callable[[], float]:
+    """As ``_own_clock``, and never before the newest signed metadata."""
+    own = _own_clock(identity)
+    return lambda: max(own(), installation.machine.state.floor)
 
 
 def _add_fallback(config: Agent, parts: Parts) -> None:
@@ -287,6 +293,7 @@ def _updater(
         loop=parts.loop,
         hold=parts.hold,
         minute=minute_of_day,
+        clock=_own_clock(identity),
         changed=announce,
     )
     pipeline.shadow = updater.trying.shadow

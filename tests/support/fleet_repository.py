@@ -18,6 +18,7 @@ from marram_cloud.releases.repository.create import Quorums, create
 from marram_cloud.releases.repository.layout import Layout
 from marram_cloud.releases.repository.offline import OfflineRepository
 from marram_cloud.releases.repository.online import OnlineRepository
+from marram_cloud.releases.repository.rotation import rotate
 from marram_cloud.releases.rollout.audience import Audience
 from marram_cloud.releases.rollout.store import RolloutStore
 
@@ -79,6 +80,15 @@ class Repository:
         """Sign, publish and promote."""
         self.sign(content, version)
         self.promote(version, to)
+
+    def rotate_online(self) -> None:
+        """New keys for all that is signed online."""
+        offline, online, now = self.folder / "offline", self.folder / "online", _now()
+        rotate(
+            OfflineRepository(self.layout), "online", offline, online, replace=(), public=(), threshold=None,
+            now=now,
+        )  # fmt: skip
+        self.online.publish(now)
 
     def _change(self, version: str, model: str, change: Any) -> None:
         self.rollouts.change(model, version, None, time.time(), change)

@@ -148,6 +148,7 @@ class Rig:
             loop=self.loop,
             hold=self.hold,
             minute=lambda: self.minute,
+            clock=self.clock,
             changed=lambda: None,
             tick=0.2,
         )

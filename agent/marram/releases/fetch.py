@@ -82,8 +82,9 @@ def look(job: Job, transport: Transport, begun: Callable[[Release], None]) -> Ou
             job.now,
             Path(job.root).read_bytes(),
         )
+        client.doubt(job.timekeepers, job.clock)
         client.refresh()
-        outcome = Outcome(signed_at=client.signed_at, expires=client.expires)
+        outcome = Outcome(signed_at=client.signed_at, expires=client.expires, timekeepers=client.timekeepers)
         rollout = _rollout(client, job)
         withdrawn = _withdrawn(client, rollout, job)
         outcome = msgspec.structs.replace(outcome, withdrawn=withdrawn, revoked=rollout.revoked)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from marram.errors import StorageError
-from marram.releases.talk import Release
+from marram.releases.talk import Release, Timekeepers
 from marram.storage import replace_file
 
 Slot = Literal["a", "b"]
@@ -70,7 +70,8 @@ class State(msgspec.Struct, frozen=True):
     """All of it. sequence, newest: number and sha256 of the newest release that was ever committed and not
     revoked since. clean: the daemon was stopped well.
 
-    floor: Unix seconds that have surely passed, from signed metadata. counter: of the last report.
+    floor: Unix seconds that have surely passed, from timestamps; timekeepers: who signed these.
+    counter: of the last report.
     """
 
     committed: Installed | None = None
@@ -82,6 +83,7 @@ class State(msgspec.Struct, frozen=True):
     newest: str = ""
     clean: bool = True
     floor: float = 0.0
+    timekeepers: Timekeepers = Timekeepers()
     counter: int = 0
 
 

@@ -11,12 +11,28 @@ from marram.releases.gates import Measured
 Kind = Literal["marram", "onnx", "tflite"]
 
 
+class Timekeepers(msgspec.Struct, frozen=True):
+    """Whose timestamps a device believed: ids of the keys, as version ``root`` of the root named them."""
+
+    root: int = 0
+    keys: tuple[str, ...] = ()
+
+    def replaced_by(self, other: Timekeepers) -> bool:
+        """Whether a newer root names none of these keys any more.
+
+        They said how late it is. Once they were replaced nothing holds of that: a stolen one may have put the
+        device's time years ahead (TUF, 5.3.11, does the same with the versions that such keys gave).
+        """
+        return bool(self.keys) and other.root > self.root and set(self.keys).isdisjoint(other.keys)
+
+
 class Job(msgspec.Struct, frozen=True, tag=True):
     """What to look for, and where to put it.
 
     base: URL of the repository; "" to ask the daemon for files, which fetches them over MQTT. metadata:
     folder. root: file of the factory root. spool: file that the release is put together in. held: files that
-    may have pieces of it. now: Unix seconds. running, running_target: sha256 and target path of the release
+    may have pieces of it. now: Unix seconds; clock: the same without what timestamps said, which
+    ``timekeepers`` signed. running, running_target: sha256 and target path of the release
     that runs, "" for the configured bundle. sequence: the newest that was ever committed here. refused:
     sha256 of files that this device will not try again. memory: bytes. patience, least_rate: see ``https``.
     """
@@ -27,6 +43,8 @@ class Job(msgspec.Struct, frozen=True, tag=True):
     spool: str
     held: tuple[str, ...]
     now: float
+    clock: float
+    timekeepers: Timekeepers
     device: str
     tags: tuple[str, ...]
     model: str
@@ -88,7 +106,7 @@ class Outcome(msgspec.Struct, frozen=True, tag=True):
     withdrawn: why the release that runs may not run any more; "" when it may. revoked: sha256 of all releases
     that may not run. error: why the look or the download failed; kind: what sort of failure. refused: target
     path of the assigned release, when it was refused here before. signed_at, expires: of the newest signed
-    timestamp, Unix seconds, 0 when none was verified.
+    timestamp, Unix seconds, 0 when none was verified. timekeepers: who signed it.
     """
 
     release: Release | None = None
@@ -102,6 +120,7 @@ class Outcome(msgspec.Struct, frozen=True, tag=True):
     refused: str = ""
     signed_at: float = 0.0
     expires: float = 0.0
+    timekeepers: Timekeepers = Timekeepers()
 
 
 class Candidate(msgspec.Struct, frozen=True):

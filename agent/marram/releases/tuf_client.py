@@ -24,6 +24,7 @@ from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from marram.errors import MarramError, StorageError, WireError
 from marram.releases.pieces import Spool
+from marram.releases.talk import Timekeepers
 from marram.releases.transport import MissingFileError, Transport, TransportError
 from marram.storage import replace_file, sync_folder
 from marram.wire import pieces
@@ -63,6 +64,15 @@ class Client:
                 str(metadata), metadata_base, fetcher=_Fetcher(transport), config=config, bootstrap=root
             )
         self._updater.judge_at(self._now)
+
+    def doubt(self, believed: Timekeepers, clock: float) -> None:
+        """Judge by ``clock`` (Unix s) should it turn out that these were replaced."""
+        self._updater.doubt(believed, datetime.fromtimestamp(clock, UTC))
+
+    @property
+    def timekeepers(self) -> Timekeepers:
+        """Who may sign the timestamp."""
+        return self._updater.timekeepers
 
     def refresh(self) -> None:
         """Fetch and verify what is new. Raises TransportError, UntrustedError, StorageError."""
@@ -163,6 +173,8 @@ class _Fetcher(FetcherInterface):
 class _DurableUpdater(Updater):
     """Whatever python-tuf keeps is fsynced; its clock is the caller's."""
 
+    _doubted: tuple[Timekeepers, datetime] | None = None
+
     def judge_at(self, now: datetime) -> None:
         self._trusted_set.reference_time = now
 
@@ -176,6 +188,19 @@ class _DurableUpdater(Updater):
     def timestamp_expires(self) -> datetime:
         expires: datetime = self._trusted_set.timestamp.expires
         return expires
+
+    def doubt(self, believed: Timekeepers, clock: datetime) -> None:
+        self._doubted = believed, clock
+
+    @property
+    def timekeepers(self) -> Timekeepers:
+        root = self._trusted_set.root
+        return Timekeepers(root.version, tuple(root.roles["timestamp"].keyids))
+
+    def _load_root(self) -> None:
+        super()._load_root()
+        if self._doubted is not None and self._doubted[0].replaced_by(self.timekeepers):
+            self.judge_at(self._doubted[1])
 
     def _persist_file(self, filename: str, data: bytes) -> None:
         replace_file(Path(filename), data)

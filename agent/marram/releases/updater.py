@@ -84,7 +84,8 @@ class Place:
 class Updater:
     """See the module's docstring. changed: called when another model has been put in front of inference.
 
-    minute: of the local day. tick: seconds between two looks at what is not announced.
+    minute: of the local day. clock: Unix seconds, whatever timestamps said. tick: seconds between two looks
+    at what is not announced.
     """
 
     settings: Releases
@@ -97,6 +98,7 @@ class Updater:
     loop: Loop
     hold: Hold
     minute: Callable[[], int]
+    clock: Callable[[], float]
     changed: Callable[[], None]
     tick: float = 5.0
     wake_at: float | None = 0.0
@@ -239,6 +241,8 @@ class Updater:
             spool=str(self._spool),
             held=(*(str(installation.slots.path(slot)) for slot in ("a", "b")), self._configured),
             now=now,
+            clock=self.clock(),
+            timekeepers=machine.state.timekeepers,
             device=self.at.device,
             tags=self.at.tags,
             model=self.at.model,
@@ -301,9 +305,17 @@ class Updater:
 
     def _keep_time(self, outcome: Outcome, now: float) -> None:
         """What was signed has been; and the clock is believed as far as signed metadata reaches."""
+        if not outcome.timekeepers.keys:
+            return  # no timestamp was verified
         machine = self.installation.machine
-        floor = max(machine.state.floor, outcome.signed_at, min(now, outcome.expires))
-        machine.state = msgspec.structs.replace(machine.state, floor=floor)
+        before, keepers = machine.state, outcome.timekeepers
+        if before.timekeepers.replaced_by(keepers):
+            floor = outcome.signed_at
+        else:
+            floor = max(before.floor, outcome.signed_at, min(now, outcome.expires))
+        if keepers.root < before.timekeepers.root:
+            keepers = before.timekeepers
+        machine.state = msgspec.structs.replace(before, floor=floor, timekeepers=keepers)
 
     # ---- performing
 

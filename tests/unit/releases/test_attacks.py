@@ -21,6 +21,8 @@ from marram.releases.tuf_client import Client, UntrustedError
 from marram.wire import cbor
 from marram.wire.messages import Block
 from marram.wire.rollout import Plan, Rollout
+from marram_cloud.releases.repository.keys import read_key
+from marram_cloud.releases.repository.layout import encode
 
 from tests.support.fleet_repository import Repository
 from tests.support.releases import released
@@ -215,14 +217,15 @@ def test_another_bundle_and_another_word_beside_it_do_not_run_for_long(
 
 def test_a_clock_in_1970_does_not_make_old_metadata_good(tmp_path: Path) -> None:
     """A device without a clock of its own: it knows from what was signed that it is later."""
-    fresh = Repository.create(tmp_path / "fleet")
-    with rig(tmp_path / "device", fresh) as device:
+    repository = Repository.create(tmp_path / "fleet", now=datetime.now(UTC) - timedelta(days=180))
+    old = copy(repository, tmp_path / "old")
+    repository.rotate_online()
+    with rig(tmp_path / "device", repository) as device:
         device.until("a look", lambda: device.updater.checked > 0)
-    # The same keys, as they signed half a year ago.
-    back = datetime.now(UTC) - timedelta(days=180)
+    # It forgets what it saw, and is shown what was there half a year ago, before the keys were changed.
     shutil.rmtree(tmp_path / "device" / "releases" / "metadata")
-    old = Repository.create(tmp_path / "old", now=back)
-    again = Rig(tmp_path / "device", old, clock=lambda: 0.0)
+    bring_back(repository, old)
+    again = Rig(tmp_path / "device", repository, clock=lambda: 0.0)
     again.start()
     try:
         refuses(again, "expired")
@@ -240,6 +243,33 @@ def test_a_clock_in_2099_stops_updates_and_nothing_else_and_does_no_lasting_harm
         # Somebody sets it right; the daemon goes on as it is.
         ahead[0] = 0.0
         committed(device, "1")
+
+
+def test_a_stolen_timestamp_key_puts_the_time_ahead_only_until_it_is_replaced(
+    repository: Repository, tmp_path: Path
+) -> None:
+    repository.release(released("1"), "1")
+    with rig(tmp_path / "device", repository) as device:
+        committed(device, "1")
+        forge_time(repository, datetime(2099, 1, 1, tzinfo=UTC))
+        device.check()
+        device.until("2099", lambda: device.installation.machine.state.floor > time.time() + 365 * DAY)
+        refuses(device, "expired")
+        repository.rotate_online()
+        repository.release(released("2"), "2")
+        committed(device, "2")
+        assert abs(device.installation.machine.state.floor - time.time()) < DAY
+
+
+def forge_time(repository: Repository, moment: datetime) -> None:
+    """A timestamp that says it was signed then, and is good for long."""
+    layout = repository.layout
+    forged = layout.load().timestamp
+    forged.signed.version += 1
+    forged.signed.expires = moment + timedelta(days=100)
+    forged.signed.unrecognized_fields["marram_time"] = f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+    forged.sign(read_key(repository.folder / "online" / "timestamp-1.pem"))
+    layout.write(layout.timestamp, encode(forged))
 
 
 # ---- servers that never end
