@@ -212,8 +212,11 @@ class Runner:
                     self._count_refusal(UNKNOWN, error.reason, f"{device}: {error}")
 
     def _count_refusal(self, device: str, reason: str, detail: str) -> None:
-        with self._ledger.transaction():
-            self._ledger.count_refusal(device, reason, detail[:500], time.time())
+        try:
+            with self._ledger.transaction():
+                self._ledger.count_refusal(device, reason, detail[:500], time.time())
+        except StorageError as error:
+            log.error("a refused message was not counted: %s", error)
 
     def _look_for_revocations(self) -> None:
         revocations = self._revocations.news() if self._revocations is not None else None

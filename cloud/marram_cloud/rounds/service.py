@@ -522,7 +522,8 @@ class Service:
         self._queue(topic, self.author.seal(message, topic, self._next_counter(now)), retain=False)
 
     def _count(self, device: str, reason: str, detail: str, now: float) -> None:
-        log.info("refused a message of %.80s: %s: %s", device, reason, detail)
+        # Quoted: a device may have chosen some of it, and must not write lines of this log.
+        log.info("refused a message of %.80s: %s: %r", device, reason, detail)
         # Names that nobody enrolled are free to invent: they share one line of the ledger.
         name = device if self.ledger.knows_device(device) else UNKNOWN
         self.ledger.count_refusal(name, reason, detail[:500], now)

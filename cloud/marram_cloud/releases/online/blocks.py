@@ -94,11 +94,11 @@ class BlockServer:
     def ask(self, device: str, request: Fetch, max_payload: int) -> Block | None:
         """Take in a request. The answer, where there is no such file. Raises WireError(TOO_LARGE)."""
         path = locate(self._repository, request.file)
-        if path is None:
+        size = _size(path) if path is not None else None
+        if path is None or size is None:
             return Block(request.id, 0, 0, b"", missing=True)
         if device not in self._jobs and len(self._jobs) >= _DEVICES:
             raise WireError(reasons.TOO_LARGE, f"{_DEVICES} devices are being answered; ask again later")
-        size = path.stat().st_size
         most = min(request.limit, max_payload - _OVERHEAD, _LARGEST)
         self._jobs[device] = _Job(request, path, size, runs(request, size, most))
         return None
@@ -116,6 +116,14 @@ class BlockServer:
             job.answers += 1
             self._jobs[device] = job
             return device, block
+        return None
+
+
+def _size(path: Path) -> int | None:
+    """None when it has gone meanwhile."""
+    try:
+        return path.stat().st_size
+    except OSError:
         return None
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+import msgspec
 from marram.errors import MarramError, StorageError
 from marram.wire.messages import Report
 from marram.wire.topics import Topics
@@ -86,6 +87,7 @@ class ReleaseService:
 
     def take_report(self, device: str, report: Report, counter: int, now: float) -> None:
         """A verified report of a device; one that cannot be kept now must not hold rounds up."""
+        report = _printable(report)
         try:
             if not self.reports.take(device, report, counter, now, report.candidate in self._targets):
                 return
@@ -156,3 +158,13 @@ class ReleaseService:
             log.info("the roll-out of %s goes on to %s", target, schedule.then[0])
         model, release = self._targets[target]
         self.store.change(model, release.version, release.kind, now, change)
+
+
+def _printable(report: Report) -> Report:
+    """Its texts on one line each: they go into logs and onto operators' terminals."""
+    texts = {
+        name: "".join(letter if letter.isprintable() else " " for letter in value)
+        for name, value in msgspec.structs.asdict(report).items()
+        if isinstance(value, str)
+    }
+    return msgspec.structs.replace(report, **texts)

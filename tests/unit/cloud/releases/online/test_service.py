@@ -246,3 +246,12 @@ def test_reports_are_read_by_another_process_while_they_are_written(scene, tmp_p
     scene.says("a", "committed")
     assert other.outcomes(TARGET)["a"].stage == "committed"
     other.database.close()
+
+
+def test_a_device_writes_no_lines_of_the_log_and_nothing_that_a_terminal_obeys(scene, caplog):
+    scene.promote("all")
+    scene.says("a", "rolled_back", reason="NaN\n2026-11-24 ERROR all is lost\x1b[2J")
+    text = caplog.text + as_text(scene.status)
+    assert "NaN 2026-11-24" in text
+    assert "\x1b" not in text
+    assert not any(line.startswith("2026") for line in text.splitlines())
