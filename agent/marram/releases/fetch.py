@@ -89,7 +89,7 @@ def look(job: Job, transport: Transport, begun: Callable[[Release], None]) -> Ou
         withdrawn = _withdrawn(client, rollout, job)
         outcome = msgspec.structs.replace(outcome, withdrawn=withdrawn, revoked=rollout.revoked)
         plan = rollout.assigned(job.device, job.tags, job.running)
-        if withdrawn or plan is None or plan.sha256 == job.running:
+        if withdrawn or not job.settled or plan is None or plan.sha256 == job.running:
             # What is withdrawn is left first, at once; what comes in its place is the next look's.
             return outcome
         if plan.sha256 in job.refused:

@@ -33,7 +33,8 @@ class Job(msgspec.Struct, frozen=True, tag=True):
     folder. root: file of the factory root. spool: file that the release is put together in. held: files that
     may have pieces of it. now: Unix seconds; clock: the same without what timestamps said, which
     ``timekeepers`` signed. running, running_target: sha256 and target path of the release
-    that runs, "" for the configured bundle. sequence: the newest that was ever committed here. refused:
+    that runs, "" for the configured bundle. settled: whether another may take its place.
+    sequence: the newest that was ever committed here. refused:
     sha256 of files that this device will not try again. memory: bytes. patience, least_rate: see ``https``.
     """
 
@@ -50,6 +51,7 @@ class Job(msgspec.Struct, frozen=True, tag=True):
     model: str
     running: str
     running_target: str
+    settled: bool
     sequence: int
     refused: tuple[str, ...]
     memory: int

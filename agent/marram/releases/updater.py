@@ -110,6 +110,7 @@ class Updater:
     _failures: int = 0
     _news: int | None = None
     _looked_for: int | None = None
+    _asked_for: str = ""
     _connected: bool = False
     _stage: tuple[str, float] = ("", 0.0)
     _since_swap: int = 0
@@ -215,18 +216,17 @@ class Updater:
         self.wake_at = min(self.wake_at or now, self._next_look)
 
     def _perhaps_look(self, waits: str, now: float) -> None:
-        committed = self.installation.machine.running
         candidate = self.installation.machine.state.candidate
         if waits or (candidate is not None and candidate.stage != "fetching"):
             return
-        if committed is not None and not committed.confirmed:
-            return  # one change at a time
         if not self.settings.url and not self._connected:
             return
         self._next_look = now + self.settings.every
         self._looked_for = self._news
+        job = self._job(now)
+        self._asked_for = job.running
         try:
-            self.look.start(self._job(now), self.settings.deadline, now)
+            self.look.start(job, self.settings.deadline, now)
         except ChildError as error:
             self._looked(Outcome(error=str(error), kind="crashed"), now)
 
@@ -248,6 +248,8 @@ class Updater:
             model=self.at.model,
             running=running.release.sha256 if running else "",
             running_target=running.release.target if running else "",
+            # One change at a time; but a revocation is heeded also before a release is confirmed.
+            settled=running is None or running.confirmed,
             sequence=machine.state.sequence,
             refused=machine.refused,
             memory=settings.memory,
@@ -260,7 +262,8 @@ class Updater:
 
     def _looked(self, outcome: Outcome, now: float) -> None:
         self._keep_time(outcome, now)
-        if outcome.withdrawn:
+        running = self.installation.machine.running
+        if outcome.withdrawn and running is not None and running.release.sha256 == self._asked_for:
             log.warning("the release that runs is withdrawn: %s", outcome.withdrawn)
             self._tell(machines.Withdrawn(f"withdrawn: {outcome.withdrawn}", outcome.revoked), now)
         reopens = self.installation.machine.state.newest in outcome.revoked
@@ -412,6 +415,7 @@ class Updater:
             log.info("release %s is confirmed", running.release.target)
             self.inference.keep()
             self._tell(machines.Confirmed(), now)
+            self._look_within(self.settings.spread, now)
 
     def _late(self, now: float) -> None:
         """The stage's time, by a clock that nobody sets."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from marram.config.schema import Releases, Trial
 from marram.releases.machine import Misbehaved
 from marram.releases.talk import Outcome
 
@@ -37,8 +38,6 @@ def test_a_good_release_is_fetched_tried_and_committed_over_mqtt(
 
 
 def test_over_https(repository: Repository, tmp_path: Path) -> None:
-    from marram.config.schema import Releases, Trial
-
     repository.release(released("1"), "1")
     with repository.served() as server:
         settings = Releases(url=server.url, trial=Trial(windows=40, confirm=60))
@@ -148,6 +147,23 @@ def test_a_repository_that_was_away_for_months_is_still_asked_at_the_longest_pau
         device.updater._looked(Outcome(error="no network", kind="network"), 1000.0)
     every = device.updater.settings.every
     assert 1000.0 + every / 2 <= device.updater._next_look <= 1000.0 + every * 1.5
+
+
+def test_what_is_revoked_is_left_before_it_is_confirmed_even_without_a_window(
+    repository: Repository, tmp_path: Path
+) -> None:
+    repository.release(released("1"), "1")
+    settings = Releases(spread=0.0, trial=Trial(windows=40, confirm=1_000_000))
+    with rig(tmp_path / "device", repository, releases=settings) as device:
+        device.until_stage("committed")
+        repository.release(released("2"), "2")
+        device.check()
+        device.until("a look", lambda: device.updater.look.pid is not None)
+        device.until("its end", lambda: device.updater.look.pid is None)
+        assert device.told[0] == "committed"  # one change at a time
+        repository.revoke("1")
+        device.check()
+        device.until("the configured bundle", lambda: device.running == "", feed=False)
 
 
 def test_only_what_changed_is_fetched(repository: Repository, tmp_path: Path) -> None:
