@@ -47,7 +47,7 @@ def confirmed(device: Device, version: str) -> None:
 
 def test_no_window_is_lost_when_releases_take_over(tmp_path: Path) -> None:
     with Mosquitto(tmp_path / "mosquitto") as broker, Fleet(tmp_path, broker.url, devices=1) as fleet:
-        sensor = {**fleet.devices[0].settings["sensors"][0], "speed": 12}
+        sensor = {**fleet.devices[0].settings["sensors"][0], "speed": 16}
         alone = Device(tmp_path / "alone", "alone", tmp_path, "", 1, {"cloud": None, "learning": None})
         alone.process.start()
         assert alone.process.wait() == 0
