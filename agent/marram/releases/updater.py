@@ -68,7 +68,8 @@ class Place:
     """What a device is to its releases.
 
     root: file of the factory root. store: the sample store's file, "" for none. threads, providers: of the
-    model. nice: of the children. description: of a bare model file.
+    model. nice: of the children. description: of a bare model file. authority: file of the
+    fleet's, by which a repository over HTTPS may be believed too.
     """
 
     device: str
@@ -80,6 +81,7 @@ class Place:
     providers: tuple[str, ...]
     nice: int
     description: Description | None = None
+    authority: Path | None = None
 
 
 @dataclass
@@ -254,6 +256,7 @@ class Updater:
             running_target=running.release.target if running else "",
             sequence=machine.state.sequence,
             refused=machine.refused,
+            authority=str(self.at.authority) if self.at.authority is not None else None,
             memory=settings.memory,
             nice=self.at.nice,
         )
