@@ -121,7 +121,7 @@ def _rollout(client: Client, job: Job) -> Rollout:
         return Rollout(job.model)
     try:
         rollout = msgspec.json.decode(client.small(info, _MAX_ROLLOUT), type=Rollout)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UntrustedError(f"{path}: {error}") from error
     if rollout.model != job.model:
         raise UntrustedError(f"{path}: is the roll-out of {rollout.model!r}")

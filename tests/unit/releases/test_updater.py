@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from marram.config.schema import Releases, Trial
+from marram.releases.machine import Misbehaved
+from marram.releases.talk import Outcome
 from marram_cloud.enrolment import authority
 
 from tests.support.fleet_repository import Repository
@@ -116,6 +118,56 @@ def test_what_is_revoked_goes_back_to_what_ran_before(repository: Repository, tm
         device.until("the reason", lambda: any("revoked" in one.reason for one in device.link.reports))
         device.until("the report", lambda: device.link.reports[-1].running == "shoulder/1.marram")
         assert device.inference.model.name == "shoulder 1"
+
+
+def confirmed(device: Rig, version: str) -> None:
+    device.check()
+    device.until("committed", lambda: device.running == f"shoulder/{version}.marram")
+    device.until("confirmed", lambda: bool(device.installation.machine.running.confirmed))
+
+
+def misbehaves(device: Rig) -> None:
+    device.until("the end of a look", lambda: device.updater.look.pid is None)
+    device.loop.post(lambda now: device.updater._tell(Misbehaved("fails in the daemon"), now))
+
+
+def test_when_the_release_that_failed_here_is_revoked_an_older_one_may_come(
+    repository: Repository, tmp_path: Path
+) -> None:
+    for version in ("1", "2"):
+        repository.release(released(version), version)
+    with rig(tmp_path / "device", repository) as device:
+        confirmed(device, "2")
+        misbehaves(device)
+        device.until("the configured bundle", lambda: device.running == "")
+        repository.revoke("2")
+        confirmed(device, "1")
+
+
+def test_when_what_it_goes_back_to_is_damaged_the_configured_bundle_runs_and_is_reported(
+    repository: Repository, tmp_path: Path
+) -> None:
+    with rig(tmp_path / "device", repository) as device:
+        for version in ("1", "2"):
+            repository.release(released(version), version)
+            confirmed(device, version)
+        (tmp_path / "device" / "releases" / "a").write_bytes(b"bits fell over")
+        misbehaves(device)
+        device.until("the report", lambda: device.link.reports[-1].running == "")
+        assert device.running == ""
+        assert device.inference.model.name == "shoulder 0"
+        told = [(one.candidate, one.reason) for one in device.link.reports if one.stage == "rolled_back"]
+        assert ("shoulder/2.marram", "fails in the daemon") in told
+
+
+def test_a_repository_that_was_away_for_months_is_still_asked_at_the_longest_pause(
+    repository: Repository, tmp_path: Path
+) -> None:
+    device = Rig(tmp_path / "device", repository)
+    for _ in range(1200):
+        device.updater._looked(Outcome(error="no network", kind="network"), 1000.0)
+    every = device.updater.settings.every
+    assert 1000.0 + every / 2 <= device.updater._next_look <= 1000.0 + every * 1.5
 
 
 def test_only_what_changed_is_fetched(repository: Repository, tmp_path: Path) -> None:
