@@ -100,7 +100,7 @@ class Server:
         self.asked: list[tuple[str, str]] = []
         self.sent = 0
         handler = partial(_Handler, self, directory=str(folder))
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server = _WebServer(("127.0.0.1", 0), handler)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
 
@@ -111,6 +111,11 @@ class Server:
     def stop(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+class _WebServer(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """A device that went away: nothing to print."""
 
 
 class _Handler(SimpleHTTPRequestHandler):
