@@ -47,7 +47,7 @@ class Daemon:
         self._began = time.monotonic()
         self._config = config
         self._stop = threading.Event()
-        # The main thread waits for a byte, not for a lock: a signal that another thread took does not end that.
+        # The main thread waits for a byte: a signal that another thread took would not end a wait for a lock.
         self._woken, self._waker = socket.socketpair()
         self._waker.setblocking(False)
         self._asked = False
