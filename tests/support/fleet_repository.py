@@ -101,7 +101,7 @@ class Server:
         self.asked: list[tuple[str, str]] = []
         self.sent = 0
         handler = partial(_Handler, self, directory=str(folder))
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server = _WebServer(("127.0.0.1", 0), handler)
         self._scheme = "http"
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
@@ -116,6 +116,11 @@ class Server:
     def stop(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+class _WebServer(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """A device that went away: nothing to print."""
 
 
 class _Handler(SimpleHTTPRequestHandler):
