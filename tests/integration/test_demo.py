@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-ROUNDS = 10
+ROUNDS = 12
 
 
 @pytest.fixture(scope="module")
