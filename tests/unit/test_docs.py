@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -92,6 +93,16 @@ def test_the_tables_of_the_configuration_are_those_that_the_script_writes():
         [sys.executable, str(script), "--print"], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout == docs("configuration.md").text, "run .venv/bin/python scripts/docs_configuration.py"
+
+
+# ---- security.md
+
+
+def test_every_test_that_the_threat_model_names_is_there():
+    named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", docs("security.md").text)
+    assert named
+    missing = [f"{file}::{test}" for file, test in named if f"def {test}(" not in (ROOT / file).read_text()]
+    assert missing == []
 
 
 # ---- protocol.md

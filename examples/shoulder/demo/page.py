@@ -28,6 +28,7 @@ p.lead { margin: 0 0 1.5rem; color: #555; max-width: 46rem; }
 svg { width: 100%; height: auto; }
 table { border-collapse: collapse; font-size: .92rem; width: 100%; }
 td { text-align: left; padding: .18rem .8rem .18rem 0; vertical-align: top; border-bottom: 1px solid #eee; }
+td.name { white-space: nowrap; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 """
 
@@ -93,17 +94,16 @@ def _releases(chapter: Figures) -> str:
     )
     rows = [
         ("A good release", stages),
-        ("A bad release", f"{'; '.join(f'{name}: {why}' for name, why in bad['rolled_back'].items())}"),
+        ("A bad release", "; ".join(f"{name}: {why}" for name, why in bad["rolled_back"].items())),
         ("Its roll-out", f"paused by itself: {bad['paused']}"),
         (
             "A forged release",
             f"announced {forged['announced']} times, {forged['blocks_sent']} blocks sent by the intruder; "
-            f"refused by {len(forged['refused_by'])} devices: {next(iter(forged['refused_by'].values()))}",
+            f"refused by {len(forged['refused_by'])} devices: {next(iter(forged['refused_by'].values()))['problem']}",
         ),
     ]
-    return (
-        f"<table>{''.join(f'<tr><td>{name}</td><td>{escape(text)}</td></tr>' for name, text in rows)}</table>"
-    )
+    body = "".join(f'<tr><td class="name">{name}</td><td>{escape(text)}</td></tr>' for name, text in rows)
+    return f"<table>{body}</table>"
 
 
 def _table(figures: Figures) -> str:

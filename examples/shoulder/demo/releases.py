@@ -26,8 +26,8 @@ class Chapter:
     """What happened. began: seconds of the fleet's time. version: of the good release.
 
     stages: (seconds, audience, devices that ran it when the stage began). bad: why each device went back from
-    the bad release; paused: why its roll-out stopped. forged: when each device refused the forged one (seconds),
-    and its words.
+    the bad release; paused: why its roll-out stopped. forged: when each device refused the forged one
+    (seconds), and its words.
     """
 
     began: float
