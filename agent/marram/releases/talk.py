@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from marram.bundle.description import Description
 from marram.releases.gates import Measured
 
 Kind = Literal["marram", "onnx", "tflite"]
@@ -105,14 +106,16 @@ class Outcome(msgspec.Struct, frozen=True, tag=True):
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """A model file to try. name: for people. configured: file of the YAML's bundle. memory: bytes that the
-    child may take.
+    """A model file to try. name, version: for people. configured: file of the YAML's model; description: of a
+    bare one. memory: bytes that the child may take.
     """
 
     name: str
+    version: str
     file: str
     kind: Kind
     configured: str
+    description: Description | None
     threads: int
     providers: tuple[str, ...]
     memory: int
