@@ -88,6 +88,7 @@ def _events(figures: Figures) -> str:
 
 def _releases(chapter: Figures) -> str:
     bad, forged = chapter["bad"], chapter["forged"]
+    problem = next(one["problem"] for one in forged["refused_by"].values())
     stages = "; ".join(
         f"to {one['to']} at {one['seconds']:.0f} s ({one['running']} devices ran it)"
         for one in chapter["stages"]
@@ -99,7 +100,7 @@ def _releases(chapter: Figures) -> str:
         (
             "A forged release",
             f"announced {forged['announced']} times, {forged['blocks_sent']} blocks sent by the intruder; "
-            f"refused by {len(forged['refused_by'])} devices: {next(iter(forged['refused_by'].values()))['problem']}",
+            f"refused by {len(forged['refused_by'])} devices: {problem}",
         ),
     ]
     body = "".join(f'<tr><td class="name">{name}</td><td>{escape(text)}</td></tr>' for name, text in rows)
