@@ -171,6 +171,13 @@ def replace_file(path: Path, content: bytes, mode: int = 0o644) -> None:
     sync_folder(path.parent)
 
 
+def clear_unfinished(folder: Path) -> None:
+    """Take away what power cuts left of files below ``folder`` that ``replace_file`` was writing."""
+    for path in folder.rglob(".*.new"):
+        with suppress(OSError):
+            path.unlink()
+
+
 def create_file(path: Path, content: bytes, mode: int = 0o644) -> bool:
     """Write a whole new file, as ``replace_file``; False, and nothing done, when there is one already."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.first")

@@ -179,7 +179,7 @@ def main() -> int:
     if job.base:
         from marram.releases.https import HttpsTransport
 
-        transport = HttpsTransport(job.patience, job.least_rate)
+        transport = HttpsTransport(job.patience, job.least_rate, job.authority)
     else:
         transport = PipeTransport(out, into)
     try:

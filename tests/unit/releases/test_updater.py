@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 from marram.config.schema import Releases, Trial
 from marram.releases.machine import Misbehaved
 from marram.releases.talk import Outcome
+from marram_cloud.enrolment import authority
 
 from tests.support.fleet_repository import Repository
+from tests.support.identities import fleet
 from tests.support.releases import infer, released
 from tests.support.updates import Rig, rig
 
@@ -37,14 +41,31 @@ def test_a_good_release_is_fetched_tried_and_committed_over_mqtt(
         assert device.inference.fallback is None
 
 
-def test_over_https(repository: Repository, tmp_path: Path) -> None:
+@pytest.fixture
+def tls(tmp_path: Path) -> tuple[ssl.SSLContext, Path]:
+    """(a web server's side, the file of the authority that issued its certificate)."""
+    key = authority.new_key()
+    certificate = fleet().issue_server(("127.0.0.1",), key.public_key())
+    pair, file = tmp_path / "server.pem", tmp_path / "ca.crt"
+    pair.write_bytes(authority.private_pem(key) + certificate.public_bytes(Encoding.PEM))
+    file.write_bytes(fleet().certificate.public_bytes(Encoding.PEM))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pair)
+    return context, file
+
+
+def test_over_https(repository: Repository, tmp_path: Path, tls: tuple[ssl.SSLContext, Path]) -> None:
     repository.release(released("1"), "1")
-    with repository.served() as server:
+    with repository.served(tls[0]) as server:
         settings = Releases(url=server.url, trial=Trial(windows=40, confirm=60))
-        with rig(tmp_path / "device", repository, releases=settings, over_mqtt=False) as device:
+        options = {"releases": settings, "over_mqtt": False}
+        with rig(tmp_path / "stranger", repository, **options) as device:
+            device.until("the reason", lambda: "CERTIFICATE_VERIFY_FAILED" in device.updater.problem)
+        with rig(tmp_path / "device", repository, authority=tls[1], **options) as device:
             device.until_stage("committed")
             assert not device.link.fetches
     assert device.running == "shoulder/1.marram"
+    assert any(wanted for path, wanted in server.asked), "no ranges were asked for"
 
 
 BAD = {
