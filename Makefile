@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SEEDS ?= 200
 
-.PHONY: demo test lint bench simulate bundles lock clean
+.PHONY: demo test lint bench simulate powercuts bundles lock clean
 
 demo: .venv/.demo
 	$(BIN)/python -m examples.shoulder.demo
@@ -22,6 +22,10 @@ bench: .venv/.test
 
 simulate: .venv/.test
 	SEEDS=$(SEEDS) $(BIN)/python -m pytest -n auto tests/simulation
+
+# Kill a device at every change of its disk while it installs a release.
+powercuts: .venv/.test
+	$(BIN)/python -m tests.support.powercut $(CUTS)
 
 # Build the committed example bundles again (needs torch).
 bundles: .venv/.test

@@ -266,6 +266,7 @@ def _updater(
         providers=config.model.providers,
         nice=(learning or Learning()).trainer.nice,
         description=config.model.description,
+        authority=identity.folder / identities.AUTHORITY,
     )
     updater = Updater(
         settings=config.releases,

@@ -50,6 +50,7 @@ def _run(options: argparse.Namespace) -> int:
     daemon = Daemon(config)
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: daemon.stop())
+    signal.set_wakeup_fd(daemon.wakeup, warn_on_full_buffer=False)
     daemon.run()
     return 0
 

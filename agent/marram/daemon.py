@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import queue
+import select
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -46,8 +47,10 @@ class Daemon:
         self._began = time.monotonic()
         self._config = config
         self._stop = threading.Event()
-        # Not the event: a signal handler that sets what its own thread waits for can wait for ever.
-        self._asked: queue.SimpleQueue[None] = queue.SimpleQueue()
+        # The main thread waits for a byte: a signal that another thread took would not end a wait for a lock.
+        self._woken, self._waker = socket.socketpair()
+        self._waker.setblocking(False)
+        self._asked = False
         self._broken = ""
         # Before anything is opened: a second agent must not touch the outputs and stores of the first.
         self._hold = hold_folder(config.device.state, "agent")
@@ -56,7 +59,14 @@ class Daemon:
 
     def stop(self) -> None:
         """Ask for the end; may be called from a signal handler."""
-        self._asked.put(None)
+        self._asked = True
+        with contextlib.suppress(BlockingIOError):  # full of such bytes
+            self._waker.send(b"\0")
+
+    @property
+    def wakeup(self) -> int:
+        """For ``signal.set_wakeup_fd``: handlers of signals then run at once."""
+        return self._waker.fileno()
 
     def run(self) -> None:
         """Live."""
@@ -127,10 +137,11 @@ class Daemon:
     def _watch(self, parts: Parts) -> None:
         """Until the end is asked for; systemd's watchdog is fed by the progress of every stage."""
         period = watchdog_period()
-        while True:
-            with contextlib.suppress(queue.Empty):
-                self._asked.get(timeout=period)
-                return
+        while not self._asked:
+            woken, _, _ = select.select([self._woken], [], [], period)
+            if woken:
+                self._woken.recv(64)
+                continue
             now = time.monotonic()
             stages = {"inference": parts.pipeline.beat, "background": parts.loop.beat}
             stalled = [name for name, beat in stages.items() if now - beat > _STALLED]

@@ -1,10 +1,12 @@
 """One agent without a cloud, as a user starts it: real processes, real recordings, real signals."""
 
+import ctypes
 import json
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from marram.control import ControlError, ask
@@ -51,6 +53,11 @@ def agent(tmp_path):
     yield start
     for process in started:
         process.kill()
+
+
+def kill_thread(process, thread, number):
+    """A signal that this thread of another process takes, as the kernel may choose."""
+    assert ctypes.CDLL(None).tgkill(process, thread, number) == 0
 
 
 def status(folder):
@@ -159,3 +166,12 @@ def test_ctrl_c_ends_the_agent_as_well_and_what_was_received_is_predicted(tmp_pa
     starts = [line["start"] for line in lines(tmp_path / "out.jsonl")]
     assert starts == sorted(starts)
     assert "Traceback" not in running.log.read_text()
+
+
+def test_a_signal_that_another_thread_takes_ends_it_too(tmp_path, agent):
+    process = agent(write(tmp_path, ENDLESS))
+    eventually("it answers", lambda: status(tmp_path))
+    threads = sorted(int(task.name) for task in Path(f"/proc/{process.pid}/task").iterdir())
+    assert threads[0] == process.pid
+    kill_thread(process.pid, threads[1], signal.SIGTERM)
+    assert process.wait() == 0

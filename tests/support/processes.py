@@ -27,10 +27,13 @@ def eventually(what: str, condition: Callable[[], object], patience: float = PAT
 
 
 class Process:
-    """One program of the project as a user starts it. module: "marram.cli" or "marram_cloud.cli"."""
+    """One program of the project as a user starts it. module: "marram.cli" or "marram_cloud.cli".
 
-    def __init__(self, module: str, arguments: list[str], log: Path) -> None:
-        self.log = log
+    own_group: it and its children are a process group of their own.
+    """
+
+    def __init__(self, module: str, arguments: list[str], log: Path, own_group: bool = False) -> None:
+        self.log, self._own_group = log, own_group
         self._command = [sys.executable, "-m", module, *arguments]
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -39,7 +42,11 @@ class Process:
         assert not self.running, "it runs already"
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, stdout=log, stderr=log, env={**os.environ, **environment}
+                self._command,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **environment},
+                start_new_session=self._own_group,
             )
 
     @property

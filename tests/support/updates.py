@@ -128,6 +128,7 @@ class Rig:
     minute: int = 600
     store: str = ""
     over_mqtt: bool = True
+    authority: Path | None = None
     description: Description | None = None
     windows: Windows = field(default_factory=lambda: shoulder_windows(1))
 
@@ -175,6 +176,7 @@ class Rig:
             providers=("CPUExecutionProvider",),
             nice=0,
             description=self.description,
+            authority=self.authority,
         )
 
     def start(self) -> None:
@@ -193,7 +195,7 @@ class Rig:
         """The same device after a start, with the same settings."""
         rig = Rig(
             self.folder, self.repository, self.releases, self.configured, self.tags, self.clock, self.minute,
-            self.store, self.over_mqtt, self.description, self.windows,
+            self.store, self.over_mqtt, self.authority, self.description, self.windows,
         )  # fmt: skip
         rig.start()
         return rig

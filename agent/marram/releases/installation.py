@@ -19,6 +19,7 @@ from marram.releases import state as states
 from marram.releases.machine import Action, Damaged, Deadlines, Event, Machine, Misbehaved, Started
 from marram.releases.slots import Slots
 from marram.releases.state import Installed, State
+from marram.storage import clear_unfinished
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class Installation:
     @staticmethod
     def open(folder: Path, configured: Bundle, deadlines: Deadlines) -> Installation:
         """What is in ``folder``, beginning anew where nothing is. Raises StorageError."""
+        clear_unfinished(folder)
         state = states.load(folder / "state.json")
         machine = Machine(state, deadlines, __version__, configured.digest)
         return Installation(Slots(folder, configured), machine, _saved=state)

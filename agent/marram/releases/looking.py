@@ -102,7 +102,7 @@ class Look:
                 self.begun(frame.release, now)
             case Outcome():
                 self._outcome = frame
-                child.close()
+                child.kill()  # all is on the disk, and it might not find its end by itself
             case ChildError():
                 self._child, self._fetch, self.wake_at = None, None, None
                 crashed = Outcome(error=f"the process that looks for releases {frame}", kind="crashed")

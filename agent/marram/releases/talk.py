@@ -19,7 +19,8 @@ class Job(msgspec.Struct, frozen=True, tag=True):
     folder. root: file of the factory root. spool: file that the release is put together in. held: files that
     may have pieces of it. now: Unix seconds. running, running_target: sha256 and target path of the release
     that runs, "" for the configured bundle. sequence: the newest that was ever committed here. refused:
-    sha256 of files that this device will not try again. memory: bytes. patience, least_rate: see ``https``.
+    sha256 of files that this device will not try again. authority, patience, least_rate: see
+    ``https``. memory: bytes.
     """
 
     base: str
@@ -35,6 +36,7 @@ class Job(msgspec.Struct, frozen=True, tag=True):
     running_target: str
     sequence: int
     refused: tuple[str, ...]
+    authority: str | None
     memory: int
     nice: int
     patience: float = 30.0

@@ -18,6 +18,7 @@ from marram.releases.talk import Batch, Candidate, PreflightJob, TrialJob, Tried
 from marram.stream.blocks import Windows
 
 _BACKLOG = 64
+_BATCH = 256 << 10  # bytes; what waits for a slow child stays small on a device with large windows
 _DAYS = 30 * 86400.0
 
 
@@ -92,11 +93,14 @@ class Trying:
         child = self._shadowed
         if child is None:
             return
-        if child.backlog >= _BACKLOG:
-            self.skipped += len(windows)
-            return
-        values = np.ascontiguousarray(windows.values, "<f4").tobytes()
-        child.send(Batch(values, tuple(windows.labels.tolist())))
+        at_once = max(1, _BATCH // max(1, windows.values[:1].nbytes))
+        for start in range(0, len(windows), at_once):
+            part = windows[start : start + at_once]
+            if child.backlog >= _BACKLOG:
+                self.skipped += len(part)
+                continue
+            values = np.ascontiguousarray(part.values, "<f4").tobytes()
+            child.send(Batch(values, tuple(part.labels.tolist())))
 
     def stop(self) -> None:
         """End the child, if there is one; nobody hears of it."""

@@ -68,7 +68,8 @@ class Place:
     """What a device is to its releases.
 
     root: file of the factory root. store: the sample store's file, "" for none. threads, providers: of the
-    model. nice: of the children. description: of a bare model file.
+    model. nice: of the children. description: of a bare model file. authority: file of the
+    fleet's, by which a repository over HTTPS may be believed too.
     """
 
     device: str
@@ -80,6 +81,7 @@ class Place:
     providers: tuple[str, ...]
     nice: int
     description: Description | None = None
+    authority: Path | None = None
 
 
 @dataclass
@@ -208,7 +210,7 @@ class Updater:
         """The repository's timestamp as somebody published it: a hint and no more."""
         try:
             news = msgspec.json.decode(payload, type=_Timestamp).signed.meta["snapshot.json"].version
-        except (msgspec.MsgspecError, KeyError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError):
             return
         if news != self._news:
             self._news = news
@@ -254,6 +256,7 @@ class Updater:
             running_target=running.release.target if running else "",
             sequence=machine.state.sequence,
             refused=machine.refused,
+            authority=str(self.at.authority) if self.at.authority is not None else None,
             memory=settings.memory,
             nice=self.at.nice,
         )
@@ -267,8 +270,13 @@ class Updater:
         if outcome.withdrawn:
             log.warning("the release that runs is withdrawn: %s", outcome.withdrawn)
             self._tell(machines.Withdrawn(f"withdrawn: {outcome.withdrawn}", outcome.revoked), now)
+        reopens = self.installation.machine.state.newest in outcome.revoked
+        if reopens:
+            self._tell(machines.Reopened(), now)
         if outcome.error:
             self._failed(outcome, now)
+            if reopens:
+                self._look_within(0.0, now)
             return
         self._failures, self.problem, self.checked = 0, "", now
         if outcome.refused:
@@ -289,7 +297,7 @@ class Updater:
         log.warning("no look at the releases: %s", outcome.error)
         self.problem = outcome.error
         self._tell(machines.Waits(outcome.error), now)
-        pause = min(_AGAIN * 2**self._failures, self.settings.every)
+        pause = min(_AGAIN * 2 ** min(self._failures, 30), self.settings.every)
         self._failures += 1
         self._next_look = now + pause * (0.5 + place("again", f"{self.at.device}{self._failures}"))
 
@@ -324,7 +332,7 @@ class Updater:
                     self._to_run = action.candidate
                     self.wake(now)
                 case machines.Return():
-                    self._return(action.to, action.reason)
+                    self._return(action.to, action.reason, now)
                 case machines.Drop():
                     self._to_run = None
                     self.trying.stop()
@@ -379,18 +387,17 @@ class Updater:
         self._since_swap = self.inference.predicted
         self.changed()
 
-    def _return(self, to: Installed | None, reason: str) -> None:
+    def _return(self, to: Installed | None, reason: str, now: float) -> None:
         """Back to what ran before, or else to the configured bundle."""
         log.error("back to %s: %s", to.release.target if to else "the configured bundle", reason)
         try:
-            bundle = self.installation.bundle(to)
-        except BundleError as error:
-            log.error("%s; the configured bundle runs", error)
-            bundle = self.installation.slots.configured
-        try:
-            self.inference.swap(bundle, None)
+            self.inference.swap(self.installation.bundle(to), None)
         except MarramError as error:
-            log.error("what ran goes on: %s", error)
+            log.error("%s does not run: %s", to.release.target if to else "the configured bundle", error)
+            if to is not None:
+                self._changed_stage(now)
+                self._tell(machines.Damaged(str(error)), now)
+                return
         self.changed()
 
     def _watch(self, now: float) -> None:
