@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from marram.bundle.bare import open_model
 from marram.bundle.file import Bundle
 from marram.config.schema import Agent, Cloud, Learning
 from marram.config.schema import Model as ModelConfig
+from marram.device.clock import Clock
 from marram.device.resources import Resources, minute_of_day
 from marram.enrolment.renewal import Renewal
 from marram.errors import BundleError, ProgramError
@@ -111,19 +111,14 @@ def program_options(config: Agent) -> ProgramOptions:
     return ProgramOptions(config.model.threads, config.model.providers)
 
 
-def _own_clock(identity: Identity | None) -> Callable[[], float]:
-    """Unix seconds, never before what has surely passed: a device may wake in 1970.
-
-    That is: this version's release, the start of the own certificate.
-    """
-    floor = max(RELEASED, identity.floor if identity else 0.0)
-    return lambda: max(time.time(), floor)
+def _passed(identity: Identity | None) -> float:
+    """Unix seconds that are over: this version's release, and the start of the own certificate."""
+    return max(RELEASED, identity.floor if identity else 0.0)
 
 
-def _clock(installation: Installation, identity: Identity | None) -> Callable[[], float]:
-    """As ``_own_clock``, and never before the newest signed metadata."""
-    own = _own_clock(identity)
-    return lambda: max(own(), installation.machine.state.floor)
+def _clock(installation: Installation, identity: Identity | None) -> Clock:
+    """Never before what has surely passed, the newest signed metadata too."""
+    return Clock(lambda: max(_passed(identity), installation.machine.state.floor))
 
 
 def _add_fallback(config: Agent, parts: Parts) -> None:
@@ -219,15 +214,14 @@ def _add_cloud(config: Agent, cloud: Cloud, identity: Identity, bundle: Bundle, 
         # which the device's report shows the new certificate.
         own = now.author()
         author.renew(own.signer, own.chain)
-        updater.introduce(author, clock())
+        updater.introduce(author, loop.clock())
         link.reconnect(now.tls())
 
     author = identity.author()
     updater = _updater(config, identity, author, link, announce, parts)
     rounds = _rounds(config, identity, author, bundle, link, parts)
     url = cloud.enrolment or identity.enrolment.url
-    clock = _clock(parts.installation, identity)
-    renewal = Renewal(identity, url, loop, renewed, clock())
+    renewal = Renewal(identity, url, loop, renewed, loop.clock())
 
     def heard(event: LinkEvent, now: float) -> None:
         match event:
@@ -285,7 +279,7 @@ def _updater(
         loop=parts.loop,
         hold=parts.hold,
         minute=minute_of_day,
-        clock=_own_clock(identity),
+        clock=Clock(lambda: _passed(identity)),
         changed=announce,
     )
     pipeline.shadow = updater.trying.shadow

@@ -340,9 +340,8 @@ def test_garbage_that_the_broker_keeps_is_put_right_by_the_aggregator(scene: Sce
         fleet.release()
         client.publish(TOPICS.timestamp, b"garbage", retain=True)
     fleet.enrol("late")
-    late = Device(
-        fleet.folder / "late", "late", fleet.folder / "fleet" / "devices" / "late", fleet.broker, 4, {}
-    )
+    identity, changes = fleet.folder / "fleet" / "devices" / "late", {"releases": {"spread": "0s"}}
+    late = Device(fleet.folder / "late", "late", identity, fleet.broker, 4, changes)
     try:
         late.start()
         late.until("its part in a round", lambda status: status["rounds"]["deltas"] > 0)

@@ -17,6 +17,7 @@ from marram.bundle.bare import open_model
 from marram.bundle.description import Description
 from marram.bundle.file import Bundle
 from marram.config.schema import Releases, Trial
+from marram.device.clock import Clock
 from marram.errors import ProgramError
 from marram.inference.model import Model, int8_model
 from marram.loop import Loop
@@ -138,8 +139,7 @@ class Rig:
         self.installation = Installation.open(self.folder / "releases", configured, deadlines)
         bundle, _, _ = self.installation.start(lambda one: int8_model(one, ProgramOptions()), self.clock())
         self.inference = Inference(bundle)
-        floor = lambda: max(self.clock(), self.installation.machine.state.floor)  # noqa: E731
-        self.loop = Loop(floor)
+        self.loop = Loop(Clock(lambda: self.installation.machine.state.floor, self.clock))
         self.topics = Topics("fleet", "region")
         server = BlockServer(self.repository.path) if self.over_mqtt else None
         self.link = FakeLink(self.topics, self.repository.layout.timestamp, server)

@@ -13,7 +13,7 @@ label    value             meaning
 1        int               algorithm: -7 ES256, -8 EdDSA
 3        text              content type, the kind of message in the payload
 4        bytes (32)        key id: sha256 of the signer's DER certificate, or of the DER
-                           SubjectPublicKeyInfo of a key that has none (the release key)
+                           SubjectPublicKeyInfo of a key that has none
 -65537   text              fleet
 -65538   text              sender: the device's name, or the aggregator's
 -65539   unsigned          counter: rises with every message of this sender

@@ -59,13 +59,13 @@ aggregator and an MQTT broker on this machine. No recording left its device; sig
 model is right on {people} of their windows.</p>
 <div class="tiles">{"".join(_tile(big, small) for big, small in tiles)}</div>
 <div class="card"><h2>Accuracy by round</h2>{plots.accuracy(figures)}</div>
+<div class="card"><h2>Releases: green runs the released model</h2>{plots.rollout(figures)}
+{_releases(figures["releases"])}</div>
 <div class="pair">
 <div class="card"><h2>What travels</h2>{plots.sizes(figures)}
 <h2>Memory (PSS; pages that processes share are split between them)</h2>{plots.memory(figures)}</div>
 <div class="card"><h2>Windows of the people never seen</h2>{plots.confusion(figures)}</div>
 </div>
-<div class="card"><h2>Releases: green runs the released model</h2>{plots.rollout(figures)}
-{_releases(figures["releases"])}</div>
 <div class="pair">
 <div class="card"><h2>What happened</h2>{_events(figures)}</div>
 <div class="card"><h2>Figures</h2>{_table(figures)}</div>

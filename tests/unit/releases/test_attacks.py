@@ -233,6 +233,13 @@ def test_a_clock_in_1970_does_not_make_old_metadata_good(tmp_path: Path) -> None
         again.stop()
 
 
+def test_a_clock_that_stays_behind_holds_nothing_up(repository: Repository, tmp_path: Path) -> None:
+    """Whatever waits for a time goes on, although the clock is far behind what was signed."""
+    repository.release(released("1"), "1")
+    with rig(tmp_path / "device", repository, clock=lambda: time.time() - 10 * 365 * DAY) as device:
+        committed(device, "1")
+
+
 def test_a_clock_in_2099_stops_updates_and_nothing_else_and_does_no_lasting_harm(
     repository: Repository, tmp_path: Path
 ) -> None:
