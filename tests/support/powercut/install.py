@@ -113,7 +113,7 @@ class Install:
                         file.write_bytes(bytes(file.stat().st_size))
             try:
                 self._comes_back(device)
-            except AssertionError as error:
+            except Exception as error:
                 raise AssertionError(f"{cut} ({last}): {error}\n{device.process.tail()}") from error
             return f"{cut}: {last}"
 

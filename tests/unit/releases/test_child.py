@@ -26,10 +26,10 @@ from tests.support.updates import FakeLink
 
 FRAMES = """
 import sys, time
-from marram.releases.frames import read_frame, write_frame
+from marram.releases.frames import frame_pipes, read_frame, write_frame
 from marram.releases.gates import Measured
 from marram.releases.talk import *
-into, out = sys.stdin.buffer, sys.stdout.buffer
+into, out = frame_pipes()
 """
 
 
@@ -86,7 +86,7 @@ BAD = {
     "half a frame": ("out.write(bytes((0, 0, 0, 9)) + b'x')", "cut short"),
     "half a length": ("out.write(b'xy')", "cut short"),
     "goes on when nobody listens": ("into.read(); time.sleep(60)", "after 1 s"),
-    "closes its pipe and stays": ("import os; os.close(1); time.sleep(60)", "after 1 s"),
+    "closes its pipe and stays": ("out.close(); time.sleep(60)", "after 1 s"),
 }  # fmt: skip
 
 
@@ -107,6 +107,12 @@ def test_what_it_said_before_it_failed_is_heard(start: Start) -> None:
     assert heard.end.wait(20)
     assert heard.frames == [Outcome(fetched=7)]
     assert ended(child.pid)
+
+
+def test_what_a_library_prints_is_not_taken_for_a_frame(start: Start) -> None:
+    _, heard = start("print('a banner', flush=True); write_frame(out, Outcome(fetched=7))")
+    assert heard.end.wait(20)
+    assert heard.frames == [Outcome(fetched=7)]
 
 
 def test_endless_words_on_standard_error_hold_nothing_up_and_the_last_are_kept(start: Start) -> None:
