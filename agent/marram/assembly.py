@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from marram import RELEASED
-from marram.bundle.bare import Kind, wrap
-from marram.bundle.file import Bundle, read, read_content
+from marram.bundle.bare import open_model
+from marram.bundle.file import Bundle
 from marram.config.schema import Agent, Cloud, Learning
 from marram.config.schema import Model as ModelConfig
 from marram.device.resources import Resources, minute_of_day
@@ -102,11 +102,9 @@ def assemble(config: Agent) -> Parts:
 
 def _configured(model: ModelConfig) -> Bundle:
     """What the YAML names. Raises BundleError."""
-    if model.bundle is not None:
-        return read(model.bundle)
-    assert model.file is not None and model.description is not None, "the schema sees to it"
-    kind: Kind = "tflite" if model.file.suffix == ".tflite" else "onnx"
-    return wrap(read_content(model.file), kind, model.description, str(model.file))
+    path = model.bundle or model.file
+    assert path is not None, "the schema sees to it"
+    return open_model(path, model.description)
 
 
 def program_options(config: Agent) -> ProgramOptions:
@@ -215,37 +213,35 @@ def _add_cloud(config: Agent, cloud: Cloud, identity: Identity, bundle: Bundle, 
         # which the device's report shows the new certificate.
         own = now.author()
         author.renew(own.signer, own.chain)
+        updater.introduce(author, clock())
         link.reconnect(now.tls())
 
     author = identity.author()
     updater = _updater(config, identity, author, link, announce, parts)
     rounds = _rounds(config, identity, author, bundle, link, parts)
     url = cloud.enrolment or identity.enrolment.url
-    renewal = Renewal(identity, url, loop, renewed, _clock(parts.installation, identity)())
+    clock = _clock(parts.installation, identity)
+    renewal = Renewal(identity, url, loop, renewed, clock())
 
     def heard(event: LinkEvent, now: float) -> None:
         match event:
             case Up():
                 announce()
-                if updater is not None:
-                    updater.connected(event.max_payload, now)
+                updater.connected(event.max_payload, now)
                 if rounds is not None:
                     rounds.connected(event.max_payload, now)
             case Message():
-                taken = updater is not None and updater.arrived(event.topic, event.payload, now)
-                if not taken and rounds is not None:
+                if not updater.arrived(event.topic, event.payload, now) and rounds is not None:
                     rounds.arrived(event.topic, event.payload, now)
             case _:
                 log.info("the link is down: %s", event.reason)
-                if updater is not None:
-                    updater.disconnected()
+                updater.disconnected()
                 if rounds is not None:
                     rounds.disconnected(now)
 
     parts.link, parts.updater, parts.rounds, parts.renewal = link, updater, rounds, renewal
     loop.add(renewal)
-    if updater is not None:
-        loop.add(updater)
+    loop.add(updater)
     if rounds is not None:
         loop.add(rounds)
 
@@ -257,11 +253,8 @@ def _updater(
     link: MqttLink,
     announce: Callable[[], None],
     parts: Parts,
-) -> Updater | None:
-    """Following releases: only with a root to trust them by."""
-    if not identity.root.exists():
-        log.warning("%s: is not there, so no releases are followed; enrol the device again", identity.root)
-        return None
+) -> Updater:
+    """Releases, and the word to the cloud of what runs here."""
     subject, learning, pipeline = identity.subject, config.learning, parts.pipeline
     place = Place(
         device=subject.name,
@@ -272,6 +265,8 @@ def _updater(
         threads=config.model.threads,
         providers=config.model.providers,
         nice=(learning or Learning()).trainer.nice,
+        description=config.model.description,
+        authority=identity.folder / identities.AUTHORITY,
     )
     updater = Updater(
         settings=config.releases,

@@ -191,7 +191,7 @@ class Daemon:
     def _updates(self, do: str) -> dict[str, object]:
         """The operator wants to have releases looked for, or refused ones tried again."""
         updater = self._parts.updater
-        if updater is None:
+        if updater is None or not updater.followed:
             raise DaemonError("this device follows no releases: it has no cloud, or no root.json")
         wanted = {"check": updater.look_now, "retry": updater.retry}.get(do)
         if wanted is None:

@@ -123,7 +123,7 @@ def releases(parts: Parts) -> dict[str, Any]:
         "since": since or None,
         "held": parts.hold.reason(),
         "refused": {one.target: one.reason for one in machine.state.refused if one.sha256 in machine.refused},
-        "followed": updater is not None,
+        "followed": updater is not None and updater.followed,
         "checked": (updater.checked or None) if updater else None,
         "problem": (updater.problem or None) if updater else None,
         "trial": msgspec.to_builtins(updater.trying.measured) if updater and stage == "trial" else None,

@@ -75,6 +75,8 @@ def _open(path: Path | str, schema: str, durable: bool) -> sqlite3.Connection:
     database = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
     try:
         prepare(database, schema, durable, check)
+        # One that SQLite only reads, for its rights or a newer format, is to be noticed here and not in use.
+        database.executescript("BEGIN; PRAGMA user_version = 0; ROLLBACK")
         if check:
             with suppress(OSError):
                 Path(f"{path}{_SUSPECT}").unlink(missing_ok=True)

@@ -54,7 +54,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 OWN = [TOPICS.state("a"), TOPICS.report("a"), TOPICS.up("a", "delta"), TOPICS.up("a", "fetch")]
 AGGREGATORS = [
-    TOPICS.round, TOPICS.parameters(1, "update", 0), TOPICS.release("model"), TOPICS.timestamp,
+    TOPICS.round, TOPICS.parameters(1, "update", 0), TOPICS.timestamp,
     TOPICS.revoked, TOPICS.down("a", "receipt"), TOPICS.down("b", "block"),
 ]  # fmt: skip
 OTHERS = [TOPICS.state("b"), TOPICS.report("b"), TOPICS.up("b", "delta")]

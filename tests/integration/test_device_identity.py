@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import timedelta
@@ -10,16 +9,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from marram.link.identity import Enrolment
-from marram.storage import open_database
 from marram.wire import certificates, chunks, envelope
 from marram.wire.tokens import Token
 from marram_cloud.enrolment import authority
 from marram_cloud.enrolment.files import FleetFolder
-from marram_cloud.ledger import ledger as ledgers
-from marram_cloud.ledger.ledger import Ledger
 
 from tests.support.cli import marram
 from tests.support.enrolment import EnrolmentServer
@@ -61,12 +56,6 @@ class Secured:
     def device(self) -> Device:
         return self.fleet.devices[0]
 
-    def introduce(self, certificate: x509.Certificate) -> None:
-        """What the device's report does in a fleet."""
-        database = open_database(self.fleet.aggregator.state / "ledger.db", ledgers.SCHEMA)
-        Ledger(database).add_device("device-1", certificate, time.time())
-        database.close()
-
     def sealed_by(self, client: Client) -> list[bytes]:
         """The key ids of the deltas that came so far."""
         found, assembler = [], chunks.Assembler(1 << 24, 8)
@@ -95,7 +84,6 @@ def test_a_running_device_renews_its_certificate_and_goes_on_with_it(secured: Se
     )
     (folder / "device.crt").write_bytes(old.public_bytes(Encoding.PEM))
     (folder / "enrolment.json").write_bytes(msgspec.json.encode(Enrolment(secured.enrolment.url)))
-    secured.introduce(old)
     with Client(secured.plain, "marram/#") as client:
         fleet.start()
         device.until("an attempt", lambda status: "does not answer" in (status["identity"]["error"] or ""))
@@ -106,7 +94,6 @@ def test_a_running_device_renews_its_certificate_and_goes_on_with_it(secured: Se
         with secured.enrolment:
             device.until("a new certificate", lambda status: status["identity"]["days_left"] > 80)
         new = device.identity.certificate
-        secured.introduce(new)
         eventually("a delta of the new key", lambda: certificates.key_id(new) in secured.sealed_by(client))
         device.until("the link", lambda status: status["link"]["connected"])
         fleet.goes_on(2)
@@ -133,7 +120,6 @@ def test_a_key_in_a_token_enrols_connects_and_signs(
         assert done.returncode == 0, done.stderr
         if isinstance(token, Tpm):
             token.flush()
-        secured.introduce(x509.load_pem_x509_certificate((folder / "device.crt").read_bytes()))
         device = secured.device
         device.write(cloud={"identity": str(folder)})
         device.start(**token.environment)

@@ -270,7 +270,8 @@ def test_bytes_that_are_no_message_on_every_topic_that_a_device_reads(scene: Sce
     for payload in bad:
         for topic in (TOPICS.round, TOPICS.down("device-1", "receipt"), TOPICS.down("device-1", "refusal")):
             scene.client.publish(topic, payload)
-        scene.client.publish(TOPICS.release("shoulder"), payload)
+        scene.client.publish(TOPICS.timestamp, payload)
+        scene.client.publish(TOPICS.down("device-1", "block"), payload)
     counts_as(device, "malformed", before, 3 * len(bad))
     scene.all_well()
 

@@ -47,7 +47,7 @@ def confirmed(device: Device, version: str) -> None:
 
 def test_no_window_is_lost_when_releases_take_over(tmp_path: Path) -> None:
     with Mosquitto(tmp_path / "mosquitto") as broker, Fleet(tmp_path, broker.url, devices=1) as fleet:
-        sensor = {**fleet.devices[0].settings["sensors"][0], "speed": 12}
+        sensor = {**fleet.devices[0].settings["sensors"][0], "speed": 16}
         alone = Device(tmp_path / "alone", "alone", tmp_path, "", 1, {"cloud": None, "learning": None})
         alone.process.start()
         assert alone.process.wait() == 0
@@ -117,7 +117,7 @@ def blocks(fleet: Fleet) -> list[Block]:
 
 
 def test_a_download_goes_on_where_a_kill_stopped_it(fleet: Fleet) -> None:
-    device, content = fleet.devices[0], released("1", infer=spoilt("permuted"))
+    device, content = fleet.devices[0], released("1", infer=spoilt("trap"))
     size = len(content)
     fleet.proxy.stall_after(60_000)
     send_out(fleet, "1", content)
@@ -181,7 +181,7 @@ def test_a_bad_release_is_rolled_back_shown_and_never_tried_again(fleet: Fleet) 
         lambda: "NaN" in fleet.must("release", "status", "-c", fleet.aggregator.config),
     )
     # The roll-out has paused itself; the operator goes on with it all the same.
-    eventually("paused", lambda: "paused" in fleet.must("release", "status", "-c", fleet.aggregator.config))
+    eventually("paused", lambda: "PAUSED" in fleet.must("release", "status", "-c", fleet.aggregator.config))
     fleet.must("release", "resume", MODEL, "1", "-c", fleet.aggregator.config)
     device.process.kill()
     device.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -84,9 +85,9 @@ class Repository:
         self.rollouts.change(model, version, None, time.time(), change)
 
     @contextmanager
-    def served(self) -> Iterator[Server]:
-        """Over HTTP on this machine, with ranges."""
-        server = Server(self.path)
+    def served(self, tls: ssl.SSLContext | None = None) -> Iterator[Server]:
+        """Over HTTP or HTTPS on this machine, with ranges."""
+        server = Server(self.path, tls)
         try:
             yield server
         finally:
@@ -96,17 +97,21 @@ class Repository:
 class Server:
     """A web server as any other. asked: the paths and ranges that were asked for."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tls: ssl.SSLContext | None) -> None:
         self.asked: list[tuple[str, str]] = []
         self.sent = 0
         handler = partial(_Handler, self, directory=str(folder))
         self._server = _WebServer(("127.0.0.1", 0), handler)
+        self._scheme = "http"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+            self._scheme = "https"
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_address[1]}"
 
     def stop(self) -> None:
         self._server.shutdown()

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from marram.bundle.file import Bundle, read
+from marram.bundle.bare import open_model
+from marram.bundle.description import Description
+from marram.bundle.file import Bundle
 from marram.config.schema import Releases, Trial
 from marram.errors import ProgramError
 from marram.inference.model import Model, int8_model
@@ -30,7 +32,7 @@ from marram.wire.signed import read as read_message
 from marram.wire.topics import Topics
 from marram_cloud.releases.online.blocks import BlockServer
 
-from tests.support.fleet_repository import MODEL, Repository
+from tests.support.fleet_repository import Repository
 from tests.support.identities import author
 from tests.support.windows import SHOULDER, shoulder_windows
 
@@ -76,6 +78,7 @@ class FakeLink:
     """Requests for blocks are answered from the repository; ``spoil`` may drop or change an answer."""
 
     topics: Topics
+    timestamp: Path
     server: BlockServer | None = None
     max_payload: int = 16_000
     arrived: Callable[[str, bytes], None] = lambda topic, payload: None
@@ -105,7 +108,9 @@ class FakeLink:
                 self.bytes_in += len(payload)
                 self.arrived(self.topics.down(DEVICE, "block"), payload)
 
-    def subscribe(self, topics: tuple[str, ...]) -> None: ...
+    def subscribe(self, topics: tuple[str, ...]) -> None:
+        if self.server is not None and self.topics.timestamp in topics:
+            self.arrived(self.topics.timestamp, self.timestamp.read_bytes())
 
     def unsubscribe(self, topics: tuple[str, ...]) -> None: ...
 
@@ -123,23 +128,25 @@ class Rig:
     minute: int = 600
     store: str = ""
     over_mqtt: bool = True
+    authority: Path | None = None
+    description: Description | None = None
+    windows: Windows = field(default_factory=lambda: shoulder_windows(1))
 
     def __post_init__(self) -> None:
         deadlines = Deadlines(self.releases.deadline, 240.0, self.releases.trial.deadline)
-        self.installation = Installation.open(self.folder / "releases", read(self.configured), deadlines)
+        configured = open_model(self.configured, self.description)
+        self.installation = Installation.open(self.folder / "releases", configured, deadlines)
         bundle, _, _ = self.installation.start(lambda one: int8_model(one, ProgramOptions()), self.clock())
         self.inference = Inference(bundle)
         floor = lambda: max(self.clock(), self.installation.machine.state.floor)  # noqa: E731
         self.loop = Loop(floor)
         self.topics = Topics("fleet", "region")
         server = BlockServer(self.repository.path) if self.over_mqtt else None
-        self.link = FakeLink(self.topics, server)
+        self.link = FakeLink(self.topics, self.repository.layout.timestamp, server)
         self.hold = Hold(self.folder / "releases" / "hold")
         self.updater = Updater(
             settings=self.releases,
-            at=Place(
-                DEVICE, self.tags, MODEL, self.repository.root, self.store, 1, ("CPUExecutionProvider",), 0
-            ),
+            at=self._place(configured.manifest.name),
             installation=self.installation,
             inference=self.inference,
             topics=self.topics,
@@ -158,6 +165,20 @@ class Rig:
         self.loop.add(self.updater)
         self._thread = threading.Thread(target=self.loop.run, daemon=True)
 
+    def _place(self, model: str) -> Place:
+        return Place(
+            device=DEVICE,
+            tags=self.tags,
+            model=model,
+            root=self.repository.root,
+            store=self.store,
+            threads=1,
+            providers=("CPUExecutionProvider",),
+            nice=0,
+            description=self.description,
+            authority=self.authority,
+        )
+
     def start(self) -> None:
         self._thread.start()
         self.loop.post(self.updater.begin)
@@ -174,7 +195,7 @@ class Rig:
         """The same device after a start, with the same settings."""
         rig = Rig(
             self.folder, self.repository, self.releases, self.configured, self.tags, self.clock, self.minute,
-            self.store, self.over_mqtt,
+            self.store, self.over_mqtt, self.authority, self.description, self.windows,
         )  # fmt: skip
         rig.start()
         return rig
@@ -197,7 +218,7 @@ class Rig:
 
     def until(self, what: str, holds: Callable[[], bool], feed: bool = True) -> None:
         """Predict windows until it is so."""
-        windows = shoulder_windows(1)
+        windows = self.windows
         end, at = time.monotonic() + 60, 0
         while not holds():
             assert time.monotonic() < end, (what, self.told, self.updater.problem)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from marram.registry import Registry
 from marram.sensors.sensor import SensorConfig, SensorContext
 from marram.wire import messages, reasons
 from marram.wire.codec import Chain
+from marram.wire.rollout import Plan, Rollout
 from marram.wire.topics import Topics
 from marram_cloud.config.schema import Aggregator
 
@@ -93,12 +95,22 @@ def test_the_tables_of_the_configuration_are_those_that_the_script_writes():
     assert done.stdout == docs("configuration.md").text, "run .venv/bin/python scripts/docs_configuration.py"
 
 
+# ---- security.md
+
+
+def test_every_test_that_the_threat_model_names_is_there():
+    named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", docs("security.md").text)
+    assert named
+    missing = [f"{file}::{test}" for file, test in named if f"def {test}(" not in (ROOT / file).read_text()]
+    assert missing == []
+
+
 # ---- protocol.md
 
 MESSAGES = (
     messages.Offer, messages.Steps, messages.Artefact, messages.Parameters, messages.Delta, messages.Metrics,
-    messages.Decline, messages.Receipt, messages.Refusal, messages.Release,
-    messages.Report, messages.Fetch, messages.Block,
+    messages.Decline, messages.Receipt, messages.Refusal, messages.Report,
+    messages.Fetch, messages.Block,
 )  # fmt: skip
 
 
@@ -122,6 +134,14 @@ def test_the_page_says_which_fields_may_be_left_out():
             assert field.required == ("if left out" not in table[field.name]), f"{kind.__name__}.{field.name}"
 
 
+@pytest.mark.parametrize(("title", "kind"), [("The roll-out", Rollout), ("Plan", Plan)])
+def test_the_page_has_every_field_of_the_roll_out_in_its_order(title, kind):
+    table = {row[0]: row[1] for row in PROTOCOL.table(f"### {title}")}
+    assert list(table) == list(kind.__struct_fields__)
+    for field in msgspec.structs.fields(kind):
+        assert field.required == ("if left out" not in table[field.name]), field.name
+
+
 def test_the_page_has_every_reason_in_the_order_of_the_code():
     assert tuple(row[0] for row in PROTOCOL.table("### Reasons")) == reasons.ALL
 
@@ -137,18 +157,16 @@ def test_the_topics_on_the_page_are_those_of_the_code():
     made = {
         topics.round,
         f"{topics.root}/parameters/<version>/<kind>/<part>",
-        topics.release("<model>"),
-        f"{topics.release('<model>')}/<digest>/<part>",
+        topics.timestamp,
         topics.revoked,
         topics.state("<device>"),
         topics.report("<device>"),
-        *(topics.up("<device>", kind) for kind in ("delta", "decline")),
-        *(topics.down("<device>", kind) for kind in ("receipt", "refusal")),
+        *(topics.up("<device>", kind) for kind in ("delta", "decline", "fetch")),
+        *(topics.down("<device>", kind) for kind in ("receipt", "refusal", "block")),
     }
     found = {row[0].replace("<root>", topics.root) for row in PROTOCOL.table("## Topics")}
     assert found == made
     assert topics.parameters(1, "update", 0) == f"{topics.root}/parameters/1/update/0"
-    assert topics.release_part("m", "d", 0) == f"{topics.release('m')}/d/0"
 
 
 def test_the_family_is_what_the_page_says():

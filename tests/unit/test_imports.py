@@ -15,6 +15,10 @@ HEAVY = (
     "starlette",
     "iotcore",
     "marram_cloud",
+    # For the short-lived child that verifies releases.
+    "tuf",
+    "securesystemslib",
+    "urllib3",
 )
 
 

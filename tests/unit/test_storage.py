@@ -96,6 +96,17 @@ def test_a_database_with_a_damaged_stretch_opens_or_is_put_aside(whole, tmp_path
     database.close()
 
 
+@pytest.mark.parametrize("place", [18, 47])
+def test_a_database_of_a_format_to_come_is_not_opened_and_not_touched(whole, tmp_path, place):
+    """Bytes 18 and 47 of the head say which versions may write and read it (sqlite.org/fileformat2.html)."""
+    content = bytearray(whole)
+    content[place] = 0xFF
+    (tmp_path / "a.db").write_bytes(content)
+    with pytest.raises(StorageError, match=r"a\.db: cannot be opened: "):
+        open_database(tmp_path / "a.db", SCHEMA)
+    assert (tmp_path / "a.db").read_bytes() == content
+
+
 @pytest.fixture
 def large(tmp_path):
     """A database of 6 MiB, closed well, all of whose pages but the first two were then damaged."""

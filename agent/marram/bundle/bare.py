@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from marram.bundle.description import WINDOW, Description
-from marram.bundle.file import Bundle
+from marram.bundle.file import Bundle, read, read_content
 from marram.bundle.manifest import Channel, Manifest, ProgramFile, Role
 from marram.errors import BundleError, ProgramError
 from marram.programs.program import Array, Program, ProgramOptions, Tensor, load
@@ -24,15 +25,28 @@ Kind = Literal["onnx", "tflite"]
 _FLOATS = ("float32", "float64", "float16")
 
 
-def wrap(content: bytes, kind: Kind, description: Description, source: str = "model") -> Bundle:
-    """The bundle around a model file. source: names it in errors. digest: sha256 of the file."""
+def open_model(path: Path, description: Description | None) -> Bundle:
+    """A bundle's file, or, with a description, a bare model file. Raises BundleError."""
+    if description is None:
+        return read(path)
+    kind: Kind = "tflite" if path.suffix == ".tflite" else "onnx"
+    return wrap(read_content(path), kind, description, str(path))
+
+
+def wrap(
+    content: bytes, kind: Kind, description: Description, source: str = "model", version: str = ""
+) -> BareBundle:
+    """The bundle around a model file. source: names it in errors. version: by default of its content.
+
+    digest: sha256 of the file.
+    """
     digest = hashlib.sha256(content).hexdigest()
     channels = tuple(Channel(one.name, one.unit) for one in description.channels)
     file = f"infer.{kind}"
     window: tuple[int | str, ...] = ("batch", len(channels), description.length)
     manifest = Manifest(
         name=description.name,
-        version=digest[:12],
+        version=version or digest[:12],
         task=description.task,
         channels=channels,
         rate=description.rate,

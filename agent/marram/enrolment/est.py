@@ -7,7 +7,6 @@ new one for the old one; both take a PKCS#10 request in base64 and answer with a
 from __future__ import annotations
 
 import base64
-import binascii
 import http.client
 import json
 import ssl
@@ -166,7 +165,7 @@ def _certificates(url: str, answer: bytes) -> list[x509.Certificate]:
     """Those in a certs-only PKCS#7 in base64 (section 4.1.3)."""
     try:
         return pkcs7.load_der_pkcs7_certificates(base64.b64decode(b"".join(answer.split()), validate=True))
-    except (ValueError, binascii.Error) as error:
+    except Exception as error:  # those of cryptography have no kind in common
         raise EnrolmentError(
             f"{url}: answered with something else than certificates; is it an EST server? ({error})"
         ) from error

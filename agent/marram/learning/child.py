@@ -86,5 +86,5 @@ class TrainerChild:
             return TrainingError(text or f"the trainer ended with status {status}")
         try:
             return msgspec.json.decode(out, type=Result)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             return TrainingError(f"the trainer's result cannot be read: {error}")

@@ -48,7 +48,7 @@ class Own:
         try:
             about = msgspec.json.decode((self.folder / "own.json").read_bytes(), type=OwnFile)
             vector = np.fromfile(self._file(about.digest), "<f4").astype(np.float32)
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
         if about.family != self.bundle.manifest.family or parameters_digest(vector).hex() != about.digest:
             return None

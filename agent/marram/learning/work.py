@@ -120,7 +120,7 @@ class Workshop:
                 text = (self.folder / "normal.json").read_bytes()
                 normal = msgspec.json.decode(text, type=NormalFile)
             self.store.trained(mark)
-        except (OSError, msgspec.MsgspecError, StorageError) as error:
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError, StorageError) as error:
             return TrainingError(f"what the trainer left cannot be used: {error}")
         self.last = result
         self.trainings += 1

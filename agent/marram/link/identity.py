@@ -182,7 +182,7 @@ def _enrolment(path: Path) -> Enrolment:
         return Enrolment()
     try:
         return msgspec.json.decode(_read(path), type=Enrolment)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise IdentityError(f"{path}: is damaged: {error}; write it anew, see docs/identity.md") from error
 
 
@@ -197,9 +197,10 @@ def _read(path: Path) -> bytes:
 
 
 def _certificate(path: Path) -> x509.Certificate:
+    content = _read(path)
     try:
-        return x509.load_pem_x509_certificate(_read(path))
-    except ValueError as error:
+        return x509.load_pem_x509_certificate(content)
+    except Exception as error:  # those of cryptography have no kind in common
         raise IdentityError(f"{path}: is not a PEM certificate: {error}") from error
 
 

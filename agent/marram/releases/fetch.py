@@ -121,7 +121,7 @@ def _rollout(client: Client, job: Job) -> Rollout:
         return Rollout(job.model)
     try:
         rollout = msgspec.json.decode(client.small(info, _MAX_ROLLOUT), type=Rollout)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UntrustedError(f"{path}: {error}") from error
     if rollout.model != job.model:
         raise UntrustedError(f"{path}: is the roll-out of {rollout.model!r}")
@@ -178,7 +178,7 @@ def main() -> int:
     if job.base:
         from marram.releases.https import HttpsTransport
 
-        transport = HttpsTransport(job.patience, job.least_rate)
+        transport = HttpsTransport(job.patience, job.least_rate, job.authority)
     else:
         transport = PipeTransport(out, into)
     try:

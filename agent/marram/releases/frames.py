@@ -55,5 +55,5 @@ def read_frame(stream: IO[bytes], kind: type[Frame]) -> Frame | None:
         raise FrameError("a frame was cut short")
     try:
         return msgspec.msgpack.decode(data, type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise FrameError(f"a frame cannot be read: {error}") from error

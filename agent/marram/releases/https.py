@@ -6,6 +6,7 @@ says nothing for ``patience`` seconds. Plain HTTP works too: what comes is signe
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,14 +21,23 @@ _GAP = 2048
 
 
 class HttpsTransport:
-    """patience: seconds without a byte. least_rate: bytes a second that a file must come with."""
+    """patience: seconds without a byte. least_rate: bytes a second that a file must come with.
 
-    def __init__(self, patience: float = 30.0, least_rate: float = 200.0) -> None:
+    authority: PEM file of certificates that are believed beside the system's own.
+    """
+
+    def __init__(
+        self, patience: float = 30.0, least_rate: float = 200.0, authority: str | None = None
+    ) -> None:
         self._patience, self._least_rate = patience, least_rate
+        context = ssl.create_default_context()
+        if authority is not None:
+            context.load_verify_locations(authority)
         self._pool = urllib3.PoolManager(
             headers={"User-Agent": "marram", "Accept-Encoding": "identity"},
             timeout=urllib3.Timeout(connect=patience, read=patience),
             retries=False,
+            ssl_context=context,
         )
 
     def whole(self, file: str, most: int) -> Iterator[bytes]:

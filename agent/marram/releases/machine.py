@@ -116,6 +116,11 @@ class Withdrawn:
 
 
 @dataclass(frozen=True, slots=True)
+class Reopened:
+    """The newest release that ever ran here was revoked: any after the one that runs may come."""
+
+
+@dataclass(frozen=True, slots=True)
 class Late:
     """The stage has taken longer than ``allowed``."""
 
@@ -127,7 +132,7 @@ class Retry:
 
 Event = (
     Started | Stopped | Begun | Fetched | Waits | Preflighted | TrialBegun | Trialled | Ran | Confirmed
-    | Misbehaved | Damaged | Withdrawn | Late | Retry
+    | Misbehaved | Damaged | Withdrawn | Reopened | Late | Retry
 )  # fmt: skip
 
 
@@ -210,7 +215,7 @@ class Machine:
                 return self._settled(event, now)
 
     def _settled(
-        self, event: Stopped | Confirmed | Misbehaved | Damaged | Withdrawn | Retry, now: float
+        self, event: Stopped | Confirmed | Misbehaved | Damaged | Withdrawn | Reopened | Retry, now: float
     ) -> list[Action]:
         """Events that are not about a candidate."""
         match event:
@@ -224,6 +229,8 @@ class Machine:
                 return self._back(event.reason, (), now, for_good=False)
             case Withdrawn():
                 return self._withdrawn(event.reason, event.revoked, now)
+            case Reopened():
+                self._reopen()
             case Retry():
                 self._set(refused=())
         return []
@@ -356,6 +363,7 @@ class Machine:
             previous=self.running,
             candidate=None,
             sequence=max(self.state.sequence, release.sequence),
+            newest=release.sha256 if release.sequence >= self.state.sequence else self.state.newest,
             last=Last("committed", release.target, "", now),
         )
         return [Tell()]
@@ -391,10 +399,16 @@ class Machine:
     def _withdrawn(self, reason: str, revoked: tuple[str, ...], now: float) -> list[Action]:
         actions = self._back(reason, revoked, now)
         if actions:
-            # The way back to an older release is open: its keys' holders have said so.
-            committed = self.state.committed
-            self._set(sequence=committed.release.sequence if committed is not None else -1)
+            self._reopen()
         return actions
+
+    def _reopen(self) -> None:
+        """The way back to an older release is open: whoever may revoke has said so."""
+        running = self.running
+        if running is not None:
+            self._set(sequence=running.release.sequence, newest=running.release.sha256)
+        else:
+            self._set(sequence=-1, newest="")
 
     def _refuse(self, reason: str, now: float, for_good: bool = True) -> list[Action]:
         candidate = self.state.candidate

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from marram.bundle.file import read
+from marram.bundle.bare import open_model
 from marram.errors import BundleError, NotFiniteError, ProgramError
 from marram.inference.model import int8_model, verdicts
 from marram.programs.program import Array, ProgramOptions
@@ -61,10 +61,10 @@ class Subject:
     _times: deque[float] = field(default_factory=lambda: deque(maxlen=_TIMES))
 
     def __post_init__(self) -> None:
-        configured = read(Path(self.candidate.configured))
+        configured = open_model(Path(self.candidate.configured), self.candidate.description)
         before = _resident("VmRSS")
         _forget_peak()
-        bundle = read_bundle(Path(self.candidate.file), self.candidate.kind, self.candidate.name, configured)
+        bundle = read_bundle(self.candidate, configured)
         if bundle.manifest.family != configured.manifest.family:
             raise BundleError(
                 f"{bundle.manifest.name} {bundle.manifest.version}: is of another family than the configured "

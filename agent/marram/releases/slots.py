@@ -10,10 +10,11 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from marram.bundle.bare import BareBundle, wrap
 from marram.bundle.file import MAX_BYTES, Bundle, parse
 from marram.errors import BundleError, StorageError
 from marram.releases.state import Slot
-from marram.releases.talk import Kind, Release
+from marram.releases.talk import Candidate, Kind, Release
 from marram.storage import sync_folder
 
 
@@ -33,7 +34,7 @@ class Slots:
         content = _content(path)
         if hashlib.sha256(content).hexdigest() != release.sha256:
             raise BundleError(f"{path}: is not the file that was signed as {release.target}")
-        return as_bundle(content, release.kind, release.target, self.configured)
+        return as_bundle(content, release.kind, release.target, release.version, self.configured)
 
     def place(self, spooled: Path, slot: Slot) -> None:
         """Move a verified file into a slot. Raises StorageError."""
@@ -44,19 +45,29 @@ class Slots:
             raise StorageError(f"{self.path(slot)}: cannot be written: {error.strerror}") from error
 
 
-def as_bundle(content: bytes, kind: Kind, source: str, configured: Bundle) -> Bundle:
+def as_bundle(content: bytes, kind: Kind, source: str, version: str, configured: Bundle) -> Bundle:
     """A release's file as what inference runs; a bare model file takes the YAML's description of its model.
 
-    Raises BundleError.
+    source: what errors call it. Raises BundleError.
     """
+    bare = isinstance(configured, BareBundle)
     if kind == "marram":
+        if bare:
+            raise BundleError(
+                f"{source}: is a bundle, but the YAML's model is a bare file; release a bare file"
+            )
         return parse(content, source)
-    raise BundleError(f"{source}: is a bare {kind} file, but the YAML's model is a bundle; release a bundle")
+    if not isinstance(configured, BareBundle):
+        raise BundleError(
+            f"{source}: is a bare {kind} file, but the YAML's model is a bundle; release a bundle"
+        )
+    return wrap(content, kind, configured.description, source, version)
 
 
-def read_bundle(path: Path, kind: Kind, name: str, configured: Bundle) -> Bundle:
-    """As ``as_bundle``, from a file; ``name`` is what errors call it."""
-    return as_bundle(_content(path), kind, name, configured)
+def read_bundle(candidate: Candidate, configured: Bundle) -> Bundle:
+    """As ``as_bundle``, in a child."""
+    content = _content(Path(candidate.file))
+    return as_bundle(content, candidate.kind, candidate.name, candidate.version, configured)
 
 
 def _content(path: Path) -> bytes:

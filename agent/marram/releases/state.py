@@ -67,7 +67,8 @@ class Last(msgspec.Struct, frozen=True):
 
 
 class State(msgspec.Struct, frozen=True):
-    """All of it. sequence: of the newest release that was ever committed. clean: the daemon was stopped well.
+    """All of it. sequence, newest: number and sha256 of the newest release that was ever committed and not
+    revoked since. clean: the daemon was stopped well.
 
     floor: Unix seconds that have surely passed, from signed metadata. counter: of the last report.
     """
@@ -78,6 +79,7 @@ class State(msgspec.Struct, frozen=True):
     refused: Annotated[tuple[Refused, ...], msgspec.Meta(max_length=64)] = ()
     last: Last = Last()
     sequence: int = -1
+    newest: str = ""
     clean: bool = True
     floor: float = 0.0
     counter: int = 0
@@ -89,10 +91,15 @@ def load(path: Path) -> State:
         return msgspec.json.decode(path.read_bytes(), type=State)
     except FileNotFoundError:
         return State()
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         aside = path.with_name(f"{path.name}.damaged")
         log.error("%s is damaged (%s) and put aside as %s; the configured bundle runs", path, error, aside)
-        path.replace(aside)
+        try:
+            path.replace(aside)
+        except OSError as failure:
+            raise StorageError(
+                f"{path}: is damaged, and cannot be put aside: {failure.strerror}"
+            ) from failure
         return State()
     except OSError as error:
         raise StorageError(f"{path}: cannot be read: {error.strerror}") from error

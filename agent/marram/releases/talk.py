@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from marram.bundle.description import Description
 from marram.releases.gates import Measured
 
 Kind = Literal["marram", "onnx", "tflite"]
@@ -18,7 +19,8 @@ class Job(msgspec.Struct, frozen=True, tag=True):
     folder. root: file of the factory root. spool: file that the release is put together in. held: files that
     may have pieces of it. now: Unix seconds. running, running_target: sha256 and target path of the release
     that runs, "" for the configured bundle. sequence: the newest that was ever committed here. refused:
-    sha256 of files that this device will not try again. memory: bytes. patience, least_rate: see ``https``.
+    sha256 of files that this device will not try again. authority, patience, least_rate: see
+    ``https``. memory: bytes.
     """
 
     base: str
@@ -34,6 +36,7 @@ class Job(msgspec.Struct, frozen=True, tag=True):
     running_target: str
     sequence: int
     refused: tuple[str, ...]
+    authority: str | None
     memory: int
     nice: int
     patience: float = 30.0
@@ -105,14 +108,16 @@ class Outcome(msgspec.Struct, frozen=True, tag=True):
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """A model file to try. name: for people. configured: file of the YAML's bundle. memory: bytes that the
-    child may take.
+    """A model file to try. name, version: for people. configured: file of the YAML's model; description: of a
+    bare one. memory: bytes that the child may take.
     """
 
     name: str
+    version: str
     file: str
     kind: Kind
     configured: str
+    description: Description | None
     threads: int
     providers: tuple[str, ...]
     memory: int

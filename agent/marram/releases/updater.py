@@ -16,6 +16,7 @@ from typing import Protocol
 import msgspec
 
 from marram import __version__
+from marram.bundle.description import Description
 from marram.bundle.file import Bundle
 from marram.config.schema import Releases
 from marram.errors import BundleError, MarramError, ProgramError, StorageError
@@ -67,7 +68,8 @@ class Place:
     """What a device is to its releases.
 
     root: file of the factory root. store: the sample store's file, "" for none. threads, providers: of the
-    model. nice: of the children.
+    model. nice: of the children. description: of a bare model file. authority: file of the
+    fleet's, by which a repository over HTTPS may be believed too.
     """
 
     device: str
@@ -78,6 +80,8 @@ class Place:
     threads: int
     providers: tuple[str, ...]
     nice: int
+    description: Description | None = None
+    authority: Path | None = None
 
 
 @dataclass
@@ -133,7 +137,14 @@ class Updater:
         """The daemon runs: go on with what was pending."""
         pending, self.installation.pending = self.installation.pending, []
         self._perform(pending, now)
-        self._next_look = now if self.settings.url else self._next_look
+        if not self.followed:
+            self.problem = f"{self.at.root} is not there: enrol the device again to follow releases"
+            log.warning("no releases are followed: %s", self.problem)
+
+    @property
+    def followed(self) -> bool:
+        """Whether there is a root to trust releases by."""
+        return self.at.root.exists()
 
     def end(self, now: float) -> None:
         """The daemon stops."""
@@ -142,12 +153,10 @@ class Updater:
 
     def connected(self, max_payload: int, now: float) -> None:
         """The link is up."""
-        first, self._connected = not self._connected, True
+        self._connected = True
         self.link.subscribe((self.topics.timestamp,))
         self.look.connected(max_payload, now)
         self._publish()
-        if first and not self.checked:
-            self._look_within(self.settings.spread, now)
 
     def disconnected(self) -> None:
         """The link is down."""
@@ -201,7 +210,7 @@ class Updater:
         """The repository's timestamp as somebody published it: a hint and no more."""
         try:
             news = msgspec.json.decode(payload, type=_Timestamp).signed.meta["snapshot.json"].version
-        except (msgspec.MsgspecError, KeyError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError):
             return
         if news != self._news:
             self._news = news
@@ -219,7 +228,8 @@ class Updater:
             return
         if committed is not None and not committed.confirmed:
             return  # one change at a time
-        if not self.settings.url and not self._connected:
+        # Over the broker nobody is asked who has not shown that there is something to ask for.
+        if not self.followed or not (self.settings.url or (self._connected and self._news is not None)):
             return
         self._next_look = now + self.settings.every
         self._looked_for = self._news
@@ -246,6 +256,7 @@ class Updater:
             running_target=running.release.target if running else "",
             sequence=machine.state.sequence,
             refused=machine.refused,
+            authority=str(self.at.authority) if self.at.authority is not None else None,
             memory=settings.memory,
             nice=self.at.nice,
         )
@@ -259,8 +270,13 @@ class Updater:
         if outcome.withdrawn:
             log.warning("the release that runs is withdrawn: %s", outcome.withdrawn)
             self._tell(machines.Withdrawn(f"withdrawn: {outcome.withdrawn}", outcome.revoked), now)
+        reopens = self.installation.machine.state.newest in outcome.revoked
+        if reopens:
+            self._tell(machines.Reopened(), now)
         if outcome.error:
             self._failed(outcome, now)
+            if reopens:
+                self._look_within(0.0, now)
             return
         self._failures, self.problem, self.checked = 0, "", now
         if outcome.refused:
@@ -281,7 +297,7 @@ class Updater:
         log.warning("no look at the releases: %s", outcome.error)
         self.problem = outcome.error
         self._tell(machines.Waits(outcome.error), now)
-        pause = min(_AGAIN * 2**self._failures, self.settings.every)
+        pause = min(_AGAIN * 2 ** min(self._failures, 30), self.settings.every)
         self._failures += 1
         self._next_look = now + pause * (0.5 + place("again", f"{self.at.device}{self._failures}"))
 
@@ -316,7 +332,7 @@ class Updater:
                     self._to_run = action.candidate
                     self.wake(now)
                 case machines.Return():
-                    self._return(action.to, action.reason)
+                    self._return(action.to, action.reason, now)
                 case machines.Drop():
                     self._to_run = None
                     self.trying.stop()
@@ -327,7 +343,7 @@ class Updater:
         try:
             self.trying.preflight(
                 self._running(),
-                self._trial(candidate.release.target, self._file(candidate), candidate.release.kind),
+                self._candidate(candidate),
                 lambda refusal, now: self._tell(machines.Preflighted(refusal), now),
             )
         except ChildError as error:
@@ -337,7 +353,7 @@ class Updater:
         try:
             self.trying.trial(
                 self._running(),
-                self._trial(candidate.release.target, self._file(candidate), candidate.release.kind),
+                self._candidate(candidate),
                 lambda now: self._tell(machines.TrialBegun(), now),
                 lambda refusal, now: self._tell(machines.Trialled(refusal), now),
             )
@@ -371,18 +387,17 @@ class Updater:
         self._since_swap = self.inference.predicted
         self.changed()
 
-    def _return(self, to: Installed | None, reason: str) -> None:
+    def _return(self, to: Installed | None, reason: str, now: float) -> None:
         """Back to what ran before, or else to the configured bundle."""
         log.error("back to %s: %s", to.release.target if to else "the configured bundle", reason)
         try:
-            bundle = self.installation.bundle(to)
-        except BundleError as error:
-            log.error("%s; the configured bundle runs", error)
-            bundle = self.installation.slots.configured
-        try:
-            self.inference.swap(bundle, None)
+            self.inference.swap(self.installation.bundle(to), None)
         except MarramError as error:
-            log.error("what ran goes on: %s", error)
+            log.error("%s does not run: %s", to.release.target if to else "the configured bundle", error)
+            if to is not None:
+                self._changed_stage(now)
+                self._tell(machines.Damaged(str(error)), now)
+                return
         self.changed()
 
     def _watch(self, now: float) -> None:
@@ -471,19 +486,37 @@ class Updater:
     def _configured(self) -> str:
         return self.installation.slots.configured.source
 
-    def _file(self, candidate: Candidate) -> Path:
-        assert candidate.slot is not None
-        return self.installation.slots.path(candidate.slot)
-
     def _running(self) -> Trial:
         running = self.installation.machine.running
-        kind: Kind = running.release.kind if running else "marram"
-        return self._trial("the running model", self.installation.running_file, kind)
+        infer = self.installation.slots.configured.manifest.programs["infer"].runtime
+        configured: Kind = "marram" if self.at.description is None else infer
+        release = running.release if running else None
+        return self._trial(
+            "the running model",
+            release.version if release else "",
+            release.kind if release else configured,
+            self.installation.running_file,
+        )
 
-    def _trial(self, name: str, file: Path, kind: Kind) -> Trial:
+    def _candidate(self, candidate: Candidate) -> Trial:
+        release = candidate.release
+        assert candidate.slot is not None
+        file = self.installation.slots.path(candidate.slot)
+        return self._trial(release.target, release.version, release.kind, file)
+
+    def _trial(self, name: str, version: str, kind: Kind, file: Path) -> Trial:
         at = self.at
         return Trial(
-            name, str(file), kind, self._configured, at.threads, at.providers, self.settings.memory, at.nice
+            name=name,
+            version=version,
+            file=str(file),
+            kind=kind,
+            configured=self._configured,
+            description=at.description,
+            threads=at.threads,
+            providers=at.providers,
+            memory=self.settings.memory,
+            nice=at.nice,
         )
 
 

@@ -48,13 +48,21 @@ def parse_uri(uri: str) -> Subject:
     return Subject(*parts)
 
 
+def load(content: bytes) -> x509.Certificate:
+    """A certificate in DER that somebody sent. Raises WireError(MALFORMED)."""
+    try:
+        return x509.load_der_x509_certificate(content)
+    except Exception as error:  # those of cryptography have no kind in common, and whoever sends may choose
+        raise WireError(reasons.MALFORMED, f"the certificate in the message is damaged: {error}") from error
+
+
 def subject_of(certificate: x509.Certificate) -> Subject:
     """The Marram subject of a certificate. Raises WireError(UNKNOWN_DEVICE) when it has none."""
     try:
         extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
         uris = extension.value.get_values_for_type(x509.UniformResourceIdentifier)
         return next(parse_uri(uri) for uri in uris if uri.startswith("marram://"))
-    except (x509.ExtensionNotFound, StopIteration, ValueError) as error:
+    except Exception as error:  # as in ``load``: extensions are read only here
         raise WireError(
             reasons.UNKNOWN_DEVICE, f"the certificate carries no usable marram:// URI: {error}"
         ) from error
@@ -66,8 +74,14 @@ def key_id(certificate: x509.Certificate) -> bytes:
 
 
 def public_key(certificate: x509.Certificate) -> PublicKey:
-    """The key, if it is of a type that Marram signs with: P-256 or Ed25519."""
-    key = certificate.public_key()
+    """The key, if it is of a type that Marram signs with: P-256 or Ed25519.
+
+    Raises WireError(UNKNOWN_DEVICE).
+    """
+    try:
+        key = certificate.public_key()
+    except Exception as error:  # as in ``load``: the key is read only here
+        raise WireError(reasons.UNKNOWN_DEVICE, f"the certificate's key cannot be read: {error}") from error
     if isinstance(key, ed25519.Ed25519PublicKey):
         return key
     if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):

@@ -172,18 +172,3 @@ class Block(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     offset: Count
     data: bytes
     missing: bool = False
-
-
-class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A bundle that inference may run, signed by the release key.
-
-    sequence: rises with each release of a model, so that an older one is never taken for news.
-    digest: sha256 of the bundle file. part_size: bytes a part, all but the last.
-    """
-
-    model: str
-    version: str
-    sequence: Count
-    digest: Digest
-    size: Count
-    part_size: Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]

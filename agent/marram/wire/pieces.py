@@ -77,7 +77,7 @@ def read_index(data: bytes, size: int) -> Index:
     """Raises WireError(MALFORMED) unless ``data`` is an index of a file of ``size`` bytes."""
     try:
         found = msgspec.msgpack.decode(data, type=Index)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(reasons.MALFORMED, f"is no index of pieces: {error}") from error
     if len(found.lengths) != len(found.digests) or found.size != size:
         raise WireError(reasons.MALFORMED, f"is an index of {found.size} bytes, the file has {size}")

@@ -97,12 +97,7 @@ class AggregatorTrust:
     def _introduced(self, sealed: Sealed) -> tuple[x509.Certificate, PublicKey]:
         if not sealed.chain:
             raise WireError(reasons.UNKNOWN_DEVICE, "signed by a key that was not introduced yet")
-        try:
-            certificate = x509.load_der_x509_certificate(sealed.chain[0])
-        except ValueError as error:
-            raise WireError(
-                reasons.MALFORMED, f"the certificate in the message is damaged: {error}"
-            ) from error
+        certificate = certificates.load(sealed.chain[0])
         if certificates.key_id(certificate) != sealed.header.key_id:
             raise WireError(reasons.MALFORMED, "the key id is not that of the certificate in the message")
         subject = certificates.subject_of(certificate)

@@ -41,14 +41,6 @@ class Topics:
         """Retained; one part of the sealed parameters of a version. kind: "snapshot" or "update"."""
         return f"{self.root}/parameters/{version}/{kind}/{part}"
 
-    def release(self, name: str) -> str:
-        """Retained; the newest release of a model."""
-        return f"{self.root}/release/{name}"
-
-    def release_part(self, name: str, digest: str, part: int) -> str:
-        """Retained; one part of a release's bundle. digest: the first 16 hex digits of its sha256."""
-        return f"{self.root}/release/{name}/{digest}/{part}"
-
     def state(self, device: str) -> str:
         """Retained, with a will; what a device says of itself."""
         return f"{self.root}/device/{device}/state"

@@ -57,7 +57,7 @@ class FleetFolder:
     def fleet(self) -> Fleet:
         try:
             return msgspec.json.decode((self.path / "fleet.json").read_bytes(), type=Fleet)
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise EnrolmentError(
                 f"{self.path}: is not a fleet's folder; run `marram-cloud init` first"
             ) from error

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from securesystemslib.signer import CryptoSigner
+    from securesystemslib.signer import Signer
 
     from marram_cloud.releases.place import Place
     from marram_cloud.releases.repository.publication import Signatures
@@ -188,10 +188,11 @@ def _place(options: argparse.Namespace) -> Place:
     return Place.of(options.config, options.repository, options.online)
 
 
-def _signers(options: argparse.Namespace) -> Sequence[CryptoSigner]:
+def _signers(options: argparse.Namespace) -> Sequence[Signer]:
     from marram_cloud.releases.repository import keys
+    from marram_cloud.releases.repository.hsm import SCHEME, read_hsm_key
 
-    given = [keys.read_key(path) for path in options.key]
+    given = [read_hsm_key(key) if key.startswith(SCHEME) else keys.read_key(Path(key)) for key in options.key]
     return given or keys.read_folder(options.keys)
 
 
@@ -283,7 +284,7 @@ def _add_signing(command: Command) -> None:
 
 
 def _add_keys(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--key", type=Path, nargs="*", default=[], help="key files that sign")
+    parser.add_argument("--key", nargs="*", default=[], help="key files that sign, or hsm:<id>?label=<token>")
     parser.add_argument("--keys", type=Path, default=Path("offline"), help="or all keys of a folder")
 
 

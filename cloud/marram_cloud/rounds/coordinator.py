@@ -233,13 +233,14 @@ class Coordinator:
     def _on_opened(self, round: OpenRound, now: float) -> list[Action]:
         self.round, self._closing, self._offered = round, False, False
         self._accepted, self.declined = set(round.accepted), {}
-        self.deadline = max(round.opened, now) + self.rules.deadline
         return self._perhaps_offer(now)
 
     def _perhaps_offer(self, now: float) -> list[Action]:
         if self.round is None or self._offered or now < self.round.opened:
             return []
         self._offered = True
+        # From now and not from ``opened``: the process may have stood still meanwhile.
+        self.deadline = now + self.rules.deadline
         return [Publish(self.round), *self._perhaps_close(now)]
 
     def _on_delta(self, event: DeltaCame) -> list[Action]:

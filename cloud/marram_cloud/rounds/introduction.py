@@ -41,10 +41,7 @@ def introduced(
         raise WireError(reasons.WRONG_FLEET, f"signed for fleet {header.fleet!r}")
     if not sealed.chain:
         raise WireError(reasons.UNKNOWN_DEVICE, "the report does not carry its certificate")
-    try:
-        certificate = x509.load_der_x509_certificate(sealed.chain[0])
-    except ValueError as error:
-        raise WireError(reasons.MALFORMED, f"the certificate in the report is damaged: {error}") from error
+    certificate = certificates.load(sealed.chain[0])
     certificates.check_issued(certificate, authority, now)
     subject = certificates.subject_of(certificate)
     expected = certificates.Subject(topics.fleet, topics.region, "device", sender)

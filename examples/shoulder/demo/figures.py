@@ -13,6 +13,7 @@ from examples.shoulder import people
 from examples.shoulder.demo import evaluate
 from examples.shoulder.demo.fleet import Fleet, Status
 from examples.shoulder.demo.intruder import Intruder
+from examples.shoulder.demo.releases import BAD, FORGED, Chapter, target
 from examples.shoulder.demo.site import Site
 
 Figures = dict[str, Any]
@@ -20,11 +21,12 @@ Figures = dict[str, Any]
 
 def collect(
     site: Site, fleet: Fleet, intruder: Intruder, refused: dict[str, int], learnt: dict[str, Status],
-    statuses: dict[str, Status], seconds: float,
+    statuses: dict[str, Status], seconds: float, chapter: Chapter,
 ) -> Figures:  # fmt: skip
     """What ``report.json`` holds.
 
     learnt, statuses: what the devices said after the last round, and at the end. seconds: since the start.
+    chapter: of the releases.
     """
     ledger = fleet.ledger
     rounds = [one for one in ledger.rounds() if one.closed is not None]
@@ -94,6 +96,7 @@ def collect(
             "parameters_of_round": int(released.manifest.version.rpartition("+r")[2]),
             "bytes": site.released_bundle(names[0]).stat().st_size,
         },
+        "releases": _releases(fleet, intruder, chapter, statuses),
         "kills": {
             "aggregator": fleet.aggregator.kills,
             **{name: device.kills for name, device in fleet.devices.items() if device.kills},
@@ -109,7 +112,7 @@ def write(figures: Figures, path: Path) -> None:
 def summary(figures: Figures) -> str:
     """The figures that matter most, as text."""
     accuracy, sizes, deltas = figures["accuracy"], figures["bytes"], figures["deltas"]
-    memory, windows = figures["pss_mib"], figures["windows"]
+    memory, windows, releases = figures["pss_mib"], figures["windows"], figures["releases"]
     refused = ", ".join(f"{kind.replace('_', ' ')} {count}" for kind, count in figures["refused"].items())
     return "\n".join(
         [
@@ -121,11 +124,48 @@ def summary(figures: Figures) -> str:
             f"deltas              {deltas['accepted']} accepted, {deltas['counted']} counted",
             f"refused             {refused}",
             f"windows             {windows['predicted']} predicted, {windows['dropped']} dropped, "
-            f"{windows['lost_in_swap']} lost in the swap",
+            f"{windows['lost_in_swap']} lost while releases came",
+            f"a bad release       rolled back by {len(releases['bad']['rolled_back'])} devices, begun by "
+            f"{len(releases['bad']['begun_by'])} of {len(releases['running_at_the_end'])}",
+            f"a forged release    refused by {len(releases['forged']['refused_by'])} devices",
             f"memory (PSS)        {memory['device_idle']:.0f} MiB a device, {memory['trainer_peak']:.0f} MiB "
             f"its trainer, {memory['aggregator']:.0f} MiB the aggregator",
         ]
     )
+
+
+def _releases(
+    fleet: Fleet, intruder: Intruder, chapter: Chapter, statuses: dict[str, Status]
+) -> dict[str, Any]:
+    """The chapter, with every change of stage as the devices reported it."""
+    reports = [
+        {
+            "seconds": round(at - fleet.began, 2), "device": device, "stage": report.stage,
+            "release": report.candidate, "running": report.running,
+        }
+        for at, device, report in intruder.heard.reports
+        if at - fleet.began >= chapter.began
+    ]  # fmt: skip
+    return {
+        "began": round(chapter.began, 1),
+        "stages": [
+            {"seconds": at, "to": audience, "running": running} for at, audience, running in chapter.stages
+        ],
+        "running_at_the_end": {name: status["release"]["running"] for name, status in statuses.items()},
+        "bad": {
+            "version": BAD, "seconds": chapter.bad_began,
+            "begun_by": sorted({one["device"] for one in reports if one["release"] == target(BAD)}),
+            "rolled_back": chapter.bad, "paused": chapter.paused,
+        },
+        "forged": {
+            "version": FORGED, "seconds": chapter.forged_began, "announced": intruder.sent["timestamp"],
+            "blocks_sent": intruder.sent["block"],
+            "refused_by": {
+                name: {"seconds": at, "problem": problem} for name, (at, problem) in chapter.forged.items()
+            },
+        },
+        "reports": reports,
+    }  # fmt: skip
 
 
 def _heard(intruder: Intruder) -> list[bytes]:

@@ -1,13 +1,15 @@
 """Somebody on the broker: hears everything, and sends what an honest aggregator must refuse.
 
 Four messages: a delta signed by a key that nobody enrolled, a real delta with a flipped bit, a real one sent
-once more, and a delta that a real but stolen key signed over other parameters than the round's.
+once more, and a delta that a real but stolen key signed over other parameters than the round's. Later it
+announces a release of its own, and answers the devices that ask for it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,14 +17,16 @@ from pathlib import Path
 from marram.link.broker import Broker
 from marram.link.identity import load
 from marram.link.mqtt import LinkEvent, Message, MqttLink, Options, Up
-from marram.wire import chunks, envelope, reasons
+from marram.wire import cbor, chunks, envelope, reasons
 from marram.wire.certificates import Subject
 from marram.wire.envelope import KeySigner
-from marram.wire.messages import Delta, Offer, Receipt
+from marram.wire.messages import Delta, Fetch, Offer, Receipt, Report
 from marram.wire.signed import Author, read
 from marram.wire.topics import Topics
 from marram_cloud.enrolment.authority import new_key
 from msgspec.structs import replace
+
+from examples.shoulder.demo.forger import Forger
 
 EXPECTED = {
     "forged": reasons.UNKNOWN_DEVICE,
@@ -38,13 +42,14 @@ class Heard:
     """What went over the broker. delta_bytes: topics and payloads of all frames of the devices' deltas.
 
     receipts: digests of all deltas for which a receipt was sent, with the round. deltas: the sealed ones, by
-    sender.
+    sender. reports: what devices told of releases: (time.monotonic(), device, report).
     """
 
     delta_bytes: int = 0
     receipts: dict[bytes, int] = field(default_factory=dict)
     deltas: dict[str, list[bytes]] = field(default_factory=dict)
     offer: Offer | None = None
+    reports: list[tuple[float, str, Report]] = field(default_factory=list)
 
 
 class Intruder:
@@ -57,6 +62,7 @@ class Intruder:
         self._stolen = load(identity)
         self._assemblers: dict[str, chunks.Assembler] = {}
         self._new_offer = threading.Event()
+        self._forger: Forger | None = None
         broker = Broker.parse(f"mqtt://127.0.0.1:{port}")
         self._link = MqttLink(broker, Options("intruder"), self._listen)
         self._counter = 1 << 50
@@ -100,6 +106,16 @@ class Intruder:
             self.heard.delta_bytes -= len(topic) + len(frame)  # it comes back to our own ears
         self.sent[kind] += 1
 
+    def announce(self, forger: Forger) -> None:
+        """Say that there is news of releases, and answer from now on whoever asks for it."""
+        self._forger = forger
+        self._link.publish(self._topics.timestamp, forger.timestamp, retain=True)
+        self.sent["timestamp"] += 1
+
+    def give_up(self) -> None:
+        """Answer nobody any more."""
+        self._forger = None
+
     def _seal(self, author: Author, delta: Delta, topic: str, base: bytes) -> bytes:
         self._counter += 1
         return author.seal(delta, topic, self._counter, round=delta.round, base=base)
@@ -114,8 +130,9 @@ class Intruder:
 
     def _listen(self, event: LinkEvent) -> None:
         if isinstance(event, Up):
-            up = self._topics.up("+", "delta")
-            self._link.subscribe((self._topics.round, up, self._topics.down("+", "receipt")))
+            deltas, fetches = self._topics.up("+", "delta"), self._topics.up("+", "fetch")
+            receipts, reports = self._topics.down("+", "receipt"), self._topics.report("+")
+            self._link.subscribe((self._topics.round, deltas, fetches, receipts, reports))
         elif isinstance(event, Message):
             self._hear(event.topic, event.payload)
 
@@ -129,9 +146,21 @@ class Intruder:
         elif topic.endswith("/receipt"):
             receipt = read(envelope.parse(payload, len(payload)), Receipt)
             self.heard.receipts[receipt.delta] = receipt.round
+        elif sender is not None and topic == self._topics.report(sender):
+            report = read(envelope.parse(payload, len(payload)), Report)
+            self.heard.reports.append((time.monotonic(), sender, report))
+        elif sender is not None and topic == self._topics.up(sender, "fetch"):
+            self._answer(sender, cbor.unpack(payload, Fetch))
         elif sender is not None:
             self.heard.delta_bytes += len(topic) + len(payload)
             assembler = self._assemblers.setdefault(sender, chunks.Assembler(1 << 20, 4))
             sealed = assembler.add(payload)
             if sealed is not None and sender != self._stolen.subject.name:
                 self.heard.deltas.setdefault(sender, []).append(sealed)
+
+    def _answer(self, device: str, request: Fetch) -> None:
+        """Quicker than the aggregator, if it can be."""
+        forger = self._forger
+        for block in forger.answer(device, request) if forger is not None else ():
+            self._link.publish(self._topics.down(device, "block"), cbor.pack(block))
+            self.sent["block"] += 1

@@ -28,6 +28,7 @@ p.lead { margin: 0 0 1.5rem; color: #555; max-width: 46rem; }
 svg { width: 100%; height: auto; }
 table { border-collapse: collapse; font-size: .92rem; width: 100%; }
 td { text-align: left; padding: .18rem .8rem .18rem 0; vertical-align: top; border-bottom: 1px solid #eee; }
+td.name { white-space: nowrap; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 """
 
@@ -46,7 +47,7 @@ def _page(figures: Figures) -> str:
         (f"1/{figures['bytes']['up_ratio']:.0f}", "of the fp32 bytes up, a device and round"),
         (f"{figures['rounds']}", f"rounds in {figures['seconds']:.0f} seconds"),
         (f"{deltas['counted']}/{deltas['accepted']}", "accepted deltas counted, each once"),
-        (f"{windows['lost_in_swap']}", f"of {windows['predicted']:,} windows lost in the swap"),
+        (f"{windows['lost_in_swap']}", f"of {windows['predicted']:,} windows lost while releases came"),
     ]
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Marram: what the demo did</title>
@@ -63,6 +64,8 @@ model is right on {people} of their windows.</p>
 <h2>Memory (PSS; pages that processes share are split between them)</h2>{plots.memory(figures)}</div>
 <div class="card"><h2>Windows of the people never seen</h2>{plots.confusion(figures)}</div>
 </div>
+<div class="card"><h2>Releases: green runs the released model</h2>{plots.rollout(figures)}
+{_releases(figures["releases"])}</div>
 <div class="pair">
 <div class="card"><h2>What happened</h2>{_events(figures)}</div>
 <div class="card"><h2>Figures</h2>{_table(figures)}</div>
@@ -81,6 +84,27 @@ def _events(figures: Figures) -> str:
         for event in figures["events"]
     )
     return f"<table>{rows}</table>"
+
+
+def _releases(chapter: Figures) -> str:
+    bad, forged = chapter["bad"], chapter["forged"]
+    problem = next(one["problem"] for one in forged["refused_by"].values())
+    stages = "; ".join(
+        f"to {one['to']} at {one['seconds']:.0f} s ({one['running']} devices ran it)"
+        for one in chapter["stages"]
+    )
+    rows = [
+        ("A good release", stages),
+        ("A bad release", "; ".join(f"{name}: {why}" for name, why in bad["rolled_back"].items())),
+        ("Its roll-out", f"paused by itself: {bad['paused']}"),
+        (
+            "A forged release",
+            f"announced {forged['announced']} times, {forged['blocks_sent']} blocks sent by the intruder; "
+            f"refused by {len(forged['refused_by'])} devices: {problem}",
+        ),
+    ]
+    body = "".join(f'<tr><td class="name">{name}</td><td>{escape(text)}</td></tr>' for name, text in rows)
+    return f"<table>{body}</table>"
 
 
 def _table(figures: Figures) -> str:

@@ -92,6 +92,45 @@ def confusion(figures: Figures) -> str:
     return _svg(figure)
 
 
+def rollout(figures: Figures) -> str:
+    """Device by device: what runs, what was tried, what was refused, as the devices reported it."""
+    chapter = figures["releases"]
+    bad, forged = chapter["bad"], chapter["forged"]
+    names = sorted(chapter["running_at_the_end"], reverse=True)
+    lanes = {name: place for place, name in enumerate(names)}
+    end = figures["seconds"]
+    swapped = {one["device"]: one["seconds"] for one in reversed(chapter["reports"]) if one["running"]}
+    figure, axes = _axes(9.5, 3.4)
+    for name, lane in lanes.items():
+        axes.hlines(lane, chapter["began"], swapped[name], color="#d8d5ca", linewidth=9)
+        axes.hlines(lane, swapped[name], end, color=_GREEN, linewidth=9)
+    for marker, color, text, places in (
+        ("|", "#333", "begins to fetch", _reported(chapter, "fetching")),
+        ("X", _RED, "rolled back", _reported(chapter, "rolled_back")),
+        ("D", _SAND, "refused", [(name, one["seconds"]) for name, one in forged["refused_by"].items()]),
+    ):
+        x, y = [at for _, at in places], [lanes[name] for name, _ in places]
+        axes.plot(
+            x, y, marker, color=color, markersize=9, markeredgecolor="white" if marker != "|" else color,
+            label=text, zorder=5,
+        )  # fmt: skip
+    moments = [(one["seconds"], f"to {one['to']}") for one in chapter["stages"]]
+    for at, text in [*moments, (bad["seconds"], "a bad release"), (forged["seconds"], "a forged release")]:
+        axes.axvline(at, color=_GREY, linewidth=1, linestyle=":")
+        axes.text(at, len(names) - 0.35, text, rotation=20, fontsize=9, color="#333", ha="left", va="bottom")
+    axes.set(yticks=range(len(names)), xlabel="seconds", ylim=(-0.7, len(names) - 0.4))
+    axes.set_yticklabels(names)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3)
+    return _svg(figure)
+
+
+def _reported(chapter: dict[str, Any], stage: str) -> list[tuple[str, float]]:
+    """(device, seconds) of every report of that stage."""
+    return [(one["device"], one["seconds"]) for one in chapter["reports"] if one["stage"] == stage]
+
+
 def _bars(rows: list[tuple[str, float, str]], text: Any) -> str:  # noqa: ANN401 - a formatter
     figure, axes = _axes(5.2, 0.55 * len(rows) + 0.5)
     names, values, colors = zip(*rows, strict=True)
@@ -115,7 +154,7 @@ def _by_round(figures: Figures) -> dict[int, str]:
             found.setdefault(event["round"], []).append(
                 "kill -9: " + ("aggregator" if "aggregator" in text else "device")
             )
-        elif "intruder" in text:
+        elif text.startswith("an intruder sent a "):
             found.setdefault(event["round"], []).append(
                 text.removeprefix("an intruder sent a ").split(":")[0]
             )

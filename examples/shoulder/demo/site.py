@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from marram.bundle.file import read
+from marram.releases import state
+from marram_cloud.releases.repository.layout import Layout
+from marram_cloud.releases.rollout import store
+from marram_cloud.releases.rollout.document import Document
 
 from examples.shoulder import people
 from examples.shoulder.demo.process import Process, call
 
 FLEET, REGION, MODEL = "demo", "home", "shoulder"
 INSIDER = "insider"  # an enrolled device whose key fell into the wrong hands
+CANARIES = ("person-01", "person-02")  # they run every release before the others
+GROUP = "canary"  # the tag of these
 
 _AGGREGATOR = """\
 bundle: {bundle}
@@ -38,6 +43,7 @@ _DEVICE = """\
 device:
   name: {name}
   state: {name}
+  tags: [{tags}]
 sensors:
   - type: csv # a recording of one person, fifty times faster than it was made, again and again
     name: watch
@@ -57,6 +63,11 @@ cloud:
 learning:
   store: {{ commit_every: 5s }}
   governor: {{ max_cpu: 100, max_temperature: 120 }} # a demo may use the whole machine
+releases:
+  spread: 0s # eight devices may all look at once
+  # Small numbers, so that it takes seconds. The first model is untrained: a good release disagrees with it on
+  # most windows, and is taken because it is right on more of the labelled ones.
+  trial: {{ stored: 200, windows: 40, confirm: 80 }}
 """
 
 _STRANGER = """\
@@ -98,25 +109,38 @@ class Site:
         return self.state(name) / "marram.sock"
 
     def released_bundle(self, name: str) -> Path:
-        """The bundle file that a device runs since it swapped to a release."""
-        slots = self.state(name) / "slots"
-        current = json.loads((slots / "current.json").read_text())
-        return slots / f"{current['slot']}.marram"
+        """The bundle file of the release that a device runs."""
+        folder = self.state(name) / "releases"
+        committed = state.load(folder / "state.json").committed
+        assert committed is not None
+        return folder / committed.slot
 
-    def release(self) -> str:
-        """Build, sign, publish, and promote to all devices; what the build said."""
-        config, file = ("-c", str(self.aggregator_yaml)), self.folder / "release.marram"
-        built = call("marram-cloud", "release", "build", *config, "-o", str(file))
-        version = read(file).manifest.version
+    def document(self) -> Document:
+        """The roll-out as it is published now."""
+        layout = Layout(self.folder / "fleet" / "repository")
+        return store.read(layout, layout.load(), MODEL)
+
+    def build(self, file: Path) -> str:
+        """The best parameters as an int8 bundle, not signed yet; what the build said of it."""
+        said = call("marram-cloud", "release", "build", *self._config, "-o", str(file))
+        return said.splitlines()[0].rpartition(": ")[0]
+
+    def release(self, file: Path, version: str, to: str, then: Sequence[str], soak: str) -> None:
+        """Sign, publish and promote a file, with keys that are offline in a real fleet."""
         keys = ("--keys", str(self.folder / "fleet" / "offline"))
         named = ("--model", MODEL, "--version", version)
-        call("marram-cloud", "release", "sign", str(file), *named, *keys, *config)
-        call("marram-cloud", "release", "publish", *config)
-        call("marram-cloud", "release", "promote", MODEL, version, "--to", "all", *config)
-        return built.strip()
+        call("marram-cloud", "release", "sign", str(file), *named, *keys, *self._config)
+        call("marram-cloud", "release", "publish", *self._config)
+        later = [word for stage in then for word in ("--then", stage)]
+        stages = ("--to", to, *later, "--soak", soak)
+        call("marram-cloud", "release", "promote", MODEL, version, *stages, *self._config)
+
+    @property
+    def _config(self) -> tuple[str, str]:
+        return "-c", str(self.aggregator_yaml)
 
     def aggregator(self) -> Process:
-        command = ("marram-cloud", "run", "-c", str(self.aggregator_yaml))
+        command = ("marram-cloud", "run", *self._config)
         return Process("the aggregator", command, self.folder / "aggregator.log")
 
     def device(self, name: str) -> Process:
@@ -152,7 +176,8 @@ def make(folder: Path, broker: int, gated: dict[str, int], rounds: int) -> Site:
     call("marram-cloud", "enrol", "-c", str(site.aggregator_yaml), fleet, *names, INSIDER)
     for person, name in zip(people.DEVICES, names, strict=True):
         text = _DEVICE.format(
-            name=name, recording=people.recording(person), bundle=people.BUNDLE, port=gated.get(name, broker)
-        )
+            name=name, recording=people.recording(person), bundle=people.BUNDLE, port=gated.get(name, broker),
+            tags=GROUP if name in CANARIES else "",
+        )  # fmt: skip
         site.device_yaml(name).write_text(text)
     return site

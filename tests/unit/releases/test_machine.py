@@ -115,6 +115,21 @@ def test_what_is_withdrawn_goes_back_to_what_was_not() -> None:
     assert back == m.Return(None, "revoked")
 
 
+def test_after_a_rollback_the_way_to_older_releases_opens_when_the_newest_is_revoked() -> None:
+    one = machine()
+    through(one, 3)
+    one.handle(m.Misbehaved("no"), 1.0)
+    assert (one.running, one.state.sequence, one.state.newest) == (None, 3, release(3).sha256)
+    one.handle(m.Reopened(), 2.0)
+    assert (one.state.sequence, one.state.newest) == (-1, "")
+    through(one, 1)
+    one.handle(m.Confirmed(), 3.0)
+    through(one, 2)
+    one.handle(m.Misbehaved("no"), 4.0)
+    one.handle(m.Reopened(), 5.0)
+    assert (one.state.sequence, one.state.newest) == (1, release(1).sha256)
+
+
 @pytest.mark.parametrize("clean", [True, False])
 def test_three_strikes_in_a_trial(clean: bool) -> None:
     one = machine()
@@ -150,8 +165,20 @@ EVENTS = [
     lambda r, n: m.Trialled(r.choice(["", "", "bad"])), lambda r, n: m.Ran(r.choice(["", "", "bad"])),
     lambda r, n: m.Confirmed(), lambda r, n: m.Misbehaved("m"), lambda r, n: m.Damaged("d"),
     lambda r, n: m.Withdrawn("w", tuple(release(k).sha256 for k in range(3) if r.random() < 0.3)),
-    lambda r, n: m.Late(), lambda r, n: m.Retry(), lambda r, n: m.Stopped(),
+    lambda r, n: m.Late(), lambda r, n: m.Reopened(), lambda r, n: m.Retry(), lambda r, n: m.Stopped(),
 ]  # fmt: skip
+
+
+def onwards(one: Machine, rng: random.Random) -> m.Event:
+    """What leads to the next stage, so that all of them are met often."""
+    candidate = one.state.candidate
+    if candidate is None:
+        return rng.choice([m.Begun(release(rng.randrange(4))), m.Confirmed()])
+    events = {
+        "fetching": m.Fetched(candidate.release), "verified": m.Preflighted(""),
+        "preflighted": m.TrialBegun(), "trial": m.Ran(""),
+    }  # fmt: skip
+    return events[candidate.stage]
 
 
 @given(st.integers(0, 10**9))
@@ -165,14 +192,18 @@ def test_whatever_happens_it_stays_sound(seed: int) -> None:
             one = machine(saved(one))
             one.handle(m.Started(), float(step))
         before = one.state
-        actions = one.handle(rng.choice(EVENTS)(rng, rng.randrange(4)), float(step))
+        event = onwards(one, rng) if rng.random() < 0.5 else rng.choice(EVENTS)(rng, rng.randrange(4))
+        if isinstance(event, m.Begun) and event.release.sequence <= one.state.sequence:
+            continue  # the child that fetches refuses it
+        actions = one.handle(event, float(step))
         state = one.state
         assert saved(one) == state
         slots = [at.slot for at in (state.committed, state.candidate) if at is not None and at.slot]
         assert len(set(slots)) == len(slots), seed
-        if state.committed != before.committed and state.committed is not None:
+        ran = before.committed.release if before.committed is not None else None
+        if state.committed is not None and state.committed.release != ran:
             committed = state.committed.release
-            went_back = state.committed.release == (before.previous.release if before.previous else None)
+            went_back = committed == (before.previous.release if before.previous else None)
             assert went_back or committed.sha256 == (
                 before.candidate.release.sha256 if before.candidate else ""
             ), seed

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+from marram.config.schema import Releases, Trial
+from marram.releases.machine import Misbehaved
+from marram.releases.talk import Outcome
+from marram_cloud.enrolment import authority
 
 from tests.support.fleet_repository import Repository
+from tests.support.identities import fleet
 from tests.support.releases import infer, released
 from tests.support.updates import Rig, rig
 
@@ -34,16 +41,31 @@ def test_a_good_release_is_fetched_tried_and_committed_over_mqtt(
         assert device.inference.fallback is None
 
 
-def test_over_https(repository: Repository, tmp_path: Path) -> None:
-    from marram.config.schema import Releases, Trial
+@pytest.fixture
+def tls(tmp_path: Path) -> tuple[ssl.SSLContext, Path]:
+    """(a web server's side, the file of the authority that issued its certificate)."""
+    key = authority.new_key()
+    certificate = fleet().issue_server(("127.0.0.1",), key.public_key())
+    pair, file = tmp_path / "server.pem", tmp_path / "ca.crt"
+    pair.write_bytes(authority.private_pem(key) + certificate.public_bytes(Encoding.PEM))
+    file.write_bytes(fleet().certificate.public_bytes(Encoding.PEM))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pair)
+    return context, file
 
+
+def test_over_https(repository: Repository, tmp_path: Path, tls: tuple[ssl.SSLContext, Path]) -> None:
     repository.release(released("1"), "1")
-    with repository.served() as server:
+    with repository.served(tls[0]) as server:
         settings = Releases(url=server.url, trial=Trial(windows=40, confirm=60))
-        with rig(tmp_path / "device", repository, releases=settings, over_mqtt=False) as device:
+        options = {"releases": settings, "over_mqtt": False}
+        with rig(tmp_path / "stranger", repository, **options) as device:
+            device.until("the reason", lambda: "CERTIFICATE_VERIFY_FAILED" in device.updater.problem)
+        with rig(tmp_path / "device", repository, authority=tls[1], **options) as device:
             device.until_stage("committed")
             assert not device.link.fetches
     assert device.running == "shoulder/1.marram"
+    assert any(wanted for path, wanted in server.asked), "no ranges were asked for"
 
 
 BAD = {
@@ -96,6 +118,56 @@ def test_what_is_revoked_goes_back_to_what_ran_before(repository: Repository, tm
         device.until("the reason", lambda: any("revoked" in one.reason for one in device.link.reports))
         device.until("the report", lambda: device.link.reports[-1].running == "shoulder/1.marram")
         assert device.inference.model.name == "shoulder 1"
+
+
+def confirmed(device: Rig, version: str) -> None:
+    device.check()
+    device.until("committed", lambda: device.running == f"shoulder/{version}.marram")
+    device.until("confirmed", lambda: bool(device.installation.machine.running.confirmed))
+
+
+def misbehaves(device: Rig) -> None:
+    device.until("the end of a look", lambda: device.updater.look.pid is None)
+    device.loop.post(lambda now: device.updater._tell(Misbehaved("fails in the daemon"), now))
+
+
+def test_when_the_release_that_failed_here_is_revoked_an_older_one_may_come(
+    repository: Repository, tmp_path: Path
+) -> None:
+    for version in ("1", "2"):
+        repository.release(released(version), version)
+    with rig(tmp_path / "device", repository) as device:
+        confirmed(device, "2")
+        misbehaves(device)
+        device.until("the configured bundle", lambda: device.running == "")
+        repository.revoke("2")
+        confirmed(device, "1")
+
+
+def test_when_what_it_goes_back_to_is_damaged_the_configured_bundle_runs_and_is_reported(
+    repository: Repository, tmp_path: Path
+) -> None:
+    with rig(tmp_path / "device", repository) as device:
+        for version in ("1", "2"):
+            repository.release(released(version), version)
+            confirmed(device, version)
+        (tmp_path / "device" / "releases" / "a").write_bytes(b"bits fell over")
+        misbehaves(device)
+        device.until("the report", lambda: device.link.reports[-1].running == "")
+        assert device.running == ""
+        assert device.inference.model.name == "shoulder 0"
+        told = [(one.candidate, one.reason) for one in device.link.reports if one.stage == "rolled_back"]
+        assert ("shoulder/2.marram", "fails in the daemon") in told
+
+
+def test_a_repository_that_was_away_for_months_is_still_asked_at_the_longest_pause(
+    repository: Repository, tmp_path: Path
+) -> None:
+    device = Rig(tmp_path / "device", repository)
+    for _ in range(1200):
+        device.updater._looked(Outcome(error="no network", kind="network"), 1000.0)
+    every = device.updater.settings.every
+    assert 1000.0 + every / 2 <= device.updater._next_look <= 1000.0 + every * 1.5
 
 
 def test_only_what_changed_is_fetched(repository: Repository, tmp_path: Path) -> None:

@@ -129,7 +129,9 @@ MESSAGES: list[msgspec.Struct] = [
     messages.Decline(3, "on battery"),
     messages.Receipt(3, b"\x01" * 32),
     messages.Refusal(b"\x01" * 32, reasons.STALE_ROUND),
-    messages.Release("shoulder", "1.2.0", 4, b"\x01" * 32, 50000, 65536),
+    messages.Report("0.1", "shoulder", "shoulder/1.marram", "1", b"\x01" * 32, "committed"),
+    messages.Fetch(1, "metadata/timestamp.json", 4096, 0, b"\x01", 65536),
+    messages.Block(1, 5000, 4096, b"abc"),
 ]  # fmt: skip
 
 

@@ -51,6 +51,18 @@ def test_what_is_no_list_is_refused(content):
     assert caught.value.reason == reasons.MALFORMED
 
 
+def test_a_list_of_a_version_that_there_is_not_is_refused():
+    der = read(revocations.make(fleet(), [(5, NOW)], 1, NOW), fleet().certificate).der
+    for spoilt in (
+        der.replace(b"\x02\x01\x01", b"\x02\x01\x00", 1),
+        der.replace(b"\x55\x1d\x14", b"\x55\x1d\x23", 1),
+    ):
+        assert spoilt != der
+        with pytest.raises(WireError) as caught:
+            read(spoilt, fleet().certificate)
+        assert caught.value.reason == reasons.MALFORMED
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 10**6), st.integers(0, 7))
 def test_any_flipped_bit_is_noticed(place, bit):

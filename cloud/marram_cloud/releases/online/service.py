@@ -48,6 +48,7 @@ class ReleaseService:
     _documents: dict[str, Document] = field(default_factory=dict)
     _targets: dict[str, tuple[str, Release]] = field(default_factory=dict)
     _steer_at: float = 0.0
+    _steered: float = 0.0
     _news: bool = True
     _again_at: float = 0.0
 
@@ -76,8 +77,8 @@ class ReleaseService:
             self._take_in()
             if self._state is not None and online_due(self._state, datetime.fromtimestamp(now, UTC)):
                 self.store.repository.refresh(datetime.fromtimestamp(now, UTC))
-            if now >= self._steer_at or (self._news and now >= self._steer_at - _STEER_SELDOM + _STEER_OFTEN):
-                self._steer_at, self._news = now + _STEER_SELDOM, False
+            if now >= self._steer_at or (self._news and now >= self._steered + _STEER_OFTEN):
+                self._steered, self._steer_at, self._news = now, now + _STEER_SELDOM, False
                 self._steer(now)
             self._take_in()
         except (MarramError, OSError) as error:
@@ -139,7 +140,9 @@ class ReleaseService:
                     schedule = document.schedules[plan.target]
                     outcomes = self.reports.outcomes(plan.target)
                     decision = controller.decide(plan, schedule, self._online, outcomes, self.limits, now)
-                    if not isinstance(decision, Wait):
+                    if isinstance(decision, Wait):
+                        self._steer_at = min(self._steer_at, decision.until)
+                    else:
                         self._act(plan.target, schedule, decision, now)
 
     def _act(self, target: str, schedule: Schedule, decision: Stop | Advance, now: float) -> None:

@@ -39,9 +39,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing is to be done. text: what is waited for."""
+    """Nothing is to be done. text: what is waited for. until: Unix s, where only time has to pass."""
 
     text: str
+    until: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ def decide(
         return Wait(f"{len(committed)} of {needed} devices run it")
     last = max(began, sorted(one.changed for one in committed.values())[needed - 1])
     if now < last + schedule.soak:
-        return Wait(f"soaks for another {last + schedule.soak - now:.0f} s")
+        return Wait(f"soaks for another {last + schedule.soak - now:.0f} s", last + schedule.soak)
     return Advance()
 
 

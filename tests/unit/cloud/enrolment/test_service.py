@@ -213,6 +213,14 @@ def flipped(body):
     return base64.b64encode(der)
 
 
+def versioned(body):
+    """The request with a version that there is not: it stands behind the heads of two sequences."""
+    der = bytearray(base64.b64decode(body))
+    place = der.index(b"\x02\x01\x00")
+    der[place + 2] = 1
+    return base64.b64encode(der)
+
+
 BAD_REQUESTS = {
     "empty": (400, "not a PKCS #10", b""),
     "pem": (400, "without PEM lines", b"-----BEGIN CERTIFICATE REQUEST-----\nAA==\n"),
@@ -223,6 +231,7 @@ BAD_REQUESTS = {
     "p384": (400, "neither P-256 nor Ed25519", request("a", ec.generate_private_key(ec.SECP384R1()))),
     "signature": (400, "not signed by the key in it", flipped(request("a", authority.new_key()))),
     "name": (400, "make it again with CN=a", request("b", authority.new_key())),
+    "version": (400, "not a PKCS #10", versioned(request("a", authority.new_key()))),
     "no name": (400, "common name is []", request("", authority.new_key())),
 }  # fmt: skip
 

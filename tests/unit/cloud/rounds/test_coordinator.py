@@ -72,6 +72,13 @@ def test_who_answered_twice_does_not_stand_for_a_device_that_has_not():
     assert (confirm.device, close.round.number) == ("c", 0)
 
 
+def test_a_round_that_is_offered_late_has_its_whole_time_from_then_on():
+    coordinator = Coordinator(Rules(1, 60.0))
+    coordinator.handle(machine.Opened(open_round(0, opened=100.0)), 50.0)
+    [offer] = coordinator.handle(machine.Woke(), 300.0)
+    assert (offer.round.number, coordinator.wake_at) == (0, 360.0)
+
+
 class AnyOrder(RuleBasedStateMachine):
     """The test is the ledger: it commits what is to be stored, and opens the next round at each close."""
 
@@ -90,7 +97,6 @@ class AnyOrder(RuleBasedStateMachine):
         self.counters = dict.fromkeys(DEVICES, 0)
         self.online: set[str] = set()
         self.declined: set[str] = set()
-        self.deadline = self.now + 60.0
         self.handle(machine.Opened(open_round(0, self.now)))
 
     @property
@@ -103,6 +109,7 @@ class AnyOrder(RuleBasedStateMachine):
                 case machine.Publish():
                     assert action.round.number == self.number
                     assert self.now >= self.opened[self.number]
+                    self.deadline = self.now + 60.0
                     self.published.append(action.round.number)
                 case machine.Store():
                     assert action.device not in self.ledger[self.number]
@@ -127,7 +134,6 @@ class AnyOrder(RuleBasedStateMachine):
         self.closed[number] = set(accepted)
         self.ledger[number + 1] = set()
         self.opened[number + 1] = max(self.now, self.opened[number] + self.every)
-        self.deadline = self.opened[number + 1] + 60.0
         self.declined = set()
         self.handle(machine.Opened(open_round(number + 1, self.opened[number + 1])))
 
@@ -171,7 +177,6 @@ class AnyOrder(RuleBasedStateMachine):
         self.coordinator = Coordinator(self.rules, online=set(self.online))
         self.declined = set()
         number = self.number
-        self.deadline = max(self.opened[number], self.now) + 60.0
         self.handle(machine.Opened(open_round(number, self.opened[number], self.ledger[number])))
 
     @invariant()

@@ -151,9 +151,20 @@ def hostile():
     server = fleet().issue_server(("device-3",), key.public_key())
     poser = Author(good.subject, signer_of(server, key), (certificates.der(server),))
     yield "server's certificate", reasons.UNKNOWN_DEVICE, report(poser)
+    for case, changed in unreadable(good.chain[0]).items():
+        posing = Author(good.subject, envelope.KeySigner(key, changed), (changed,))
+        yield f"certificate {case}", reasons.MALFORMED, report(posing)
     yield "kind", reasons.WRONG_KIND, report(good, message=Receipt(0, b"d" * 32))
     yield "garbage", reasons.MALFORMED, b"garbage"
     yield "size", reasons.TOO_LARGE, b"x" * (1 << 20)
+
+
+def unreadable(der):
+    """Certificates that the cryptography package fails on, each with an error of another kind."""
+    return {
+        "cut short": der[:-1],
+        "of another version": der.replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020105"), 1),
+    }
 
 
 def borrowed(who, key):

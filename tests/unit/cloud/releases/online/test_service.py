@@ -134,6 +134,16 @@ def test_stages_follow_each_other_after_their_soak(scene):
     assert scene.document.schedules[TARGET].then == ()
 
 
+def test_a_short_soak_is_no_longer_than_it_says(scene):
+    scene.promote("device:a", then=("all",), soak=3)
+    scene.online("a", "b")
+    scene.says("a", "committed")
+    scene.waits(2)
+    assert scene.plan.share == 0
+    scene.waits(2)
+    assert scene.plan.share == 1
+
+
 def test_the_service_forgets_nothing_over_a_restart(scene):
     scene.promote("device:a", then=("all",), soak=600)
     scene.online("a")

@@ -29,7 +29,7 @@ def test_it_goes_on_when_enough_of_the_devices_that_are_online_run_it():
 
 def test_it_soaks_from_the_moment_that_enough_run_it():
     found = outcomes(committed=39) | {NAMES[39]: Outcome("committed", 900.0)}
-    assert asked(found, soak=500, now=599.0) == Wait("soaks for another 1 s")
+    assert asked(found, soak=500, now=599.0) == Wait("soaks for another 1 s", 600.0)
     assert asked(found, soak=500, now=600.0) == Advance()
     assert isinstance(asked(found, soak=500, began=300.0, now=600.0), Wait)
 
