@@ -151,9 +151,17 @@ def test_a_look_is_over_with_its_last_word_though_the_child_stays(
     outcomes: list[Outcome] = []
     topics = Topics("fleet", "region")
     look = Look(
-        topics, "device", FakeLink(topics), loop, lambda *_: None, lambda one, _: outcomes.append(one)
+        topics,
+        "device",
+        FakeLink(topics, Path("timestamp.json")),
+        loop,
+        lambda *_: None,
+        lambda one, _: outcomes.append(one),
     )
-    job = talk.Job("", "", "", "", (), 0.0, "device", (), "m", "", "", -1, (), 0, 0)
+    job = talk.Job(
+        base="", metadata="", root="", spool="", held=(), now=0.0, device="device", tags=(), model="m",
+        running="", running_target="", sequence=-1, refused=(), authority=None, memory=0, nice=0,
+    )  # fmt: skip
     loop.post(lambda now: look.start(job, 3600.0, now))
     eventually("the end of the look", lambda: outcomes, 20)
     assert outcomes == [Outcome(fetched=7)]
@@ -165,7 +173,10 @@ def test_windows_that_wait_for_a_slow_trial_take_little_memory(
 ) -> None:
     play("write_frame(out, Tried(Measured(), Measured())); time.sleep(60)")
     trying = Trying(loop, Limits(3, 3, 0.8, 0.05, 30), "", 1, 60.0, 10)
-    subject = Trial("m", "m", "marram", "m", 1, (), 0, 0)
+    subject = Trial(
+        name="m", version="1", file="m", kind="marram", configured="m", description=None,
+        threads=1, providers=(), memory=0, nice=0,
+    )  # fmt: skip
     begun = threading.Event()
     loop.post(lambda _: trying.trial(subject, subject, lambda _: begun.set(), lambda *_: None))
     assert begun.wait(20)
