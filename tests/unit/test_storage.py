@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from marram.errors import StorageError
-from marram.storage import hold_folder, open_database, replace_file, transaction
+from marram.storage import clear_unfinished, hold_folder, open_database, replace_file, transaction
 
 SCHEMA = "CREATE TABLE IF NOT EXISTS things (name TEXT PRIMARY KEY, value BLOB)"
 
@@ -226,3 +226,22 @@ def test_two_that_are_put_aside_at_once_are_both_kept(tmp_path, monkeypatch):
         (tmp_path / "a.db").write_bytes(content)
         open_database(tmp_path / "a.db", SCHEMA).close()
     assert sorted(path.read_bytes()[:5] for path in tmp_path.glob("a.db.damaged-*")) == [b"first", b"secon"]
+
+
+def test_what_cuts_left_of_files_that_were_being_replaced_is_cleared_and_nothing_else(tmp_path, monkeypatch):
+    kept, inner = tmp_path / "state.json", tmp_path / "metadata"
+    replace_file(kept, b"whole")
+    with monkeypatch.context() as cut:
+
+        def power_cut(*_):
+            raise KeyboardInterrupt
+
+        cut.setattr(os, "fsync", power_cut)
+        for path in (kept, inner / "root.json"):
+            with pytest.raises(KeyboardInterrupt):
+                replace_file(path, b"half")
+    assert len(list(tmp_path.rglob("*.new"))) == 2
+    clear_unfinished(tmp_path)
+    assert sorted(tmp_path.rglob("*")) == [inner, kept]
+    assert kept.read_bytes() == b"whole"
+    clear_unfinished(tmp_path / "nowhere")

@@ -6,7 +6,9 @@ strictly and bounded.
 
 from __future__ import annotations
 
+import os
 import struct
+import sys
 from typing import IO, TypeVar
 
 import msgspec
@@ -20,6 +22,16 @@ _MAX = 64 << 20
 
 class FrameError(MarramError):
     """The other side is gone, or what it says is no frame."""
+
+
+def frame_pipes() -> tuple[IO[bytes], IO[bytes]]:
+    """A child's standard input and output, from now on for frames alone.
+
+    What a library prints goes to standard error: between frames it would make them unreadable.
+    """
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return sys.stdin.buffer, out
 
 
 def write_frame(stream: IO[bytes], frame: msgspec.Struct) -> None:

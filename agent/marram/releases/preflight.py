@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from marram.releases.frames import read_frame, write_frame
+from marram.releases.frames import frame_pipes, read_frame, write_frame
 from marram.releases.talk import PreflightJob, Tried
 from marram.stream.blocks import UNLABELLED
 
@@ -53,7 +53,8 @@ def _windows(job: PreflightJob, manifest: Manifest) -> tuple[NDArray[np.float32]
 def main() -> int:
     from marram.learning.trainer import explain, step_back
 
-    job = read_frame(sys.stdin.buffer, PreflightJob)
+    into, out = frame_pipes()
+    job = read_frame(into, PreflightJob)
     if job is None:
         return 1
     step_back(job.candidate.nice, job.candidate.memory, int(sys.argv[1]))
@@ -62,7 +63,7 @@ def main() -> int:
     except Exception as error:
         print(explain(error, job.candidate.memory), file=sys.stderr)
         return 1
-    write_frame(sys.stdout.buffer, tried)
+    write_frame(out, tried)
     return 0
 
 

@@ -7,17 +7,17 @@
 from __future__ import annotations
 
 import sys
+from typing import IO
 
-from marram.releases.frames import read_frame, write_frame
+from marram.releases.frames import frame_pipes, read_frame, write_frame
 from marram.releases.talk import Batch, TrialJob
 
 
-def _try(job: TrialJob) -> None:
+def _try(job: TrialJob, into: IO[bytes], out: IO[bytes]) -> None:
     import numpy as np
 
     from marram.releases.measuring import Pair
 
-    into, out = sys.stdin.buffer, sys.stdout.buffer
     pair = Pair.load(job.running, job.candidate)
     manifest = pair.running.manifest
     shape = (len(manifest.channels), manifest.length)
@@ -30,12 +30,13 @@ def _try(job: TrialJob) -> None:
 def main() -> int:
     from marram.learning.trainer import explain, step_back
 
-    job = read_frame(sys.stdin.buffer, TrialJob)
+    into, out = frame_pipes()
+    job = read_frame(into, TrialJob)
     if job is None:
         return 1
     step_back(job.candidate.nice, job.candidate.memory, int(sys.argv[1]))
     try:
-        _try(job)
+        _try(job, into, out)
     except Exception as error:
         print(explain(error, job.candidate.memory), file=sys.stderr)
         return 1

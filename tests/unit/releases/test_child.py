@@ -26,10 +26,10 @@ from tests.support.updates import FakeLink
 
 FRAMES = """
 import sys, time
-from marram.releases.frames import read_frame, write_frame
+from marram.releases.frames import frame_pipes, read_frame, write_frame
 from marram.releases.gates import Measured
 from marram.releases.talk import *
-into, out = sys.stdin.buffer, sys.stdout.buffer
+into, out = frame_pipes()
 """
 
 
@@ -86,7 +86,7 @@ BAD = {
     "half a frame": ("out.write(bytes((0, 0, 0, 9)) + b'x')", "cut short"),
     "half a length": ("out.write(b'xy')", "cut short"),
     "goes on when nobody listens": ("into.read(); time.sleep(60)", "after 1 s"),
-    "closes its pipe and stays": ("import os; os.close(1); time.sleep(60)", "after 1 s"),
+    "closes its pipe and stays": ("out.close(); time.sleep(60)", "after 1 s"),
 }  # fmt: skip
 
 
@@ -107,6 +107,12 @@ def test_what_it_said_before_it_failed_is_heard(start: Start) -> None:
     assert heard.end.wait(20)
     assert heard.frames == [Outcome(fetched=7)]
     assert ended(child.pid)
+
+
+def test_what_a_library_prints_is_not_taken_for_a_frame(start: Start) -> None:
+    _, heard = start("print('a banner', flush=True); write_frame(out, Outcome(fetched=7))")
+    assert heard.end.wait(20)
+    assert heard.frames == [Outcome(fetched=7)]
 
 
 def test_endless_words_on_standard_error_hold_nothing_up_and_the_last_are_kept(start: Start) -> None:
@@ -145,9 +151,17 @@ def test_a_look_is_over_with_its_last_word_though_the_child_stays(
     outcomes: list[Outcome] = []
     topics = Topics("fleet", "region")
     look = Look(
-        topics, "device", FakeLink(topics), loop, lambda *_: None, lambda one, _: outcomes.append(one)
+        topics,
+        "device",
+        FakeLink(topics, Path("timestamp.json")),
+        loop,
+        lambda *_: None,
+        lambda one, _: outcomes.append(one),
     )
-    job = talk.Job("", "", "", "", (), 0.0, "device", (), "m", "", "", -1, (), 0, 0)
+    job = talk.Job(
+        base="", metadata="", root="", spool="", held=(), now=0.0, device="device", tags=(), model="m",
+        running="", running_target="", sequence=-1, refused=(), authority=None, memory=0, nice=0,
+    )  # fmt: skip
     loop.post(lambda now: look.start(job, 3600.0, now))
     eventually("the end of the look", lambda: outcomes, 20)
     assert outcomes == [Outcome(fetched=7)]
@@ -159,7 +173,10 @@ def test_windows_that_wait_for_a_slow_trial_take_little_memory(
 ) -> None:
     play("write_frame(out, Tried(Measured(), Measured())); time.sleep(60)")
     trying = Trying(loop, Limits(3, 3, 0.8, 0.05, 30), "", 1, 60.0, 10)
-    subject = Trial("m", "m", "marram", "m", 1, (), 0, 0)
+    subject = Trial(
+        name="m", version="1", file="m", kind="marram", configured="m", description=None,
+        threads=1, providers=(), memory=0, nice=0,
+    )  # fmt: skip
     begun = threading.Event()
     loop.post(lambda _: trying.trial(subject, subject, lambda _: begun.set(), lambda *_: None))
     assert begun.wait(20)
