@@ -159,8 +159,9 @@ def test_a_look_is_over_with_its_last_word_though_the_child_stays(
         lambda one, _: outcomes.append(one),
     )
     job = talk.Job(
-        base="", metadata="", root="", spool="", held=(), now=0.0, device="device", tags=(), model="m",
-        running="", running_target="", sequence=-1, refused=(), authority=None, memory=0, nice=0,
+        base="", metadata="", root="", spool="", held=(), now=0.0, clock=0.0, timekeepers=talk.Timekeepers(),
+        device="device", tags=(), model="m", running="", running_target="", settled=True, sequence=-1,
+        refused=(), authority=None, memory=0, nice=0,
     )  # fmt: skip
     loop.post(lambda now: look.start(job, 3600.0, now))
     eventually("the end of the look", lambda: outcomes, 20)
