@@ -96,21 +96,29 @@ def look(job: Job, transport: Transport, begun: Callable[[Release], None]) -> Ou
             return msgspec.structs.replace(outcome, refused=plan.target)
         release, info = _signed(client, plan, job)
         begun(release)
-        index = client.index(plan.target, release.size)
-        spool = client.download(info, index, Path(job.spool), [Path(path) for path in job.held])
-        return msgspec.structs.replace(
-            outcome,
-            release=release,
-            fetched=spool.fetched,
-            reused=spool.reused,
-            resumed=spool.resumed,
-        )
+        return _fetched(client, release, info, job, outcome)
     except UntrustedError as error:
         return msgspec.structs.replace(outcome, error=str(error), kind="untrusted")
     except TransportError as error:
         return msgspec.structs.replace(outcome, error=str(error), kind="network")
     except (StorageError, OSError) as error:
         return msgspec.structs.replace(outcome, error=str(error), kind="disk")
+
+
+def _fetched(client: Client, release: Release, info: TargetFile, job: Job, outcome: Outcome) -> Outcome:
+    """By a patch of what is here where there is one, else the pieces that are missing."""
+    spool, held = Path(job.spool), [Path(path) for path in job.held]
+    # What came before a power cut is worth more than a patch.
+    fetched = None if spool.exists() else client.patched(info, spool, held)
+    if fetched is not None:
+        return msgspec.structs.replace(
+            outcome, release=release, fetched=fetched, reused=max(0, release.size - fetched)
+        )
+    index = client.index(release.target, release.size)
+    done = client.download(info, index, spool, held)
+    return msgspec.structs.replace(
+        outcome, release=release, fetched=done.fetched, reused=done.reused, resumed=done.resumed
+    )
 
 
 def _rollout(client: Client, job: Job) -> Rollout:

@@ -7,6 +7,7 @@ This module imports tuf (25 MiB): only short-lived children do so.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -27,10 +28,11 @@ from marram.releases.pieces import Spool
 from marram.releases.talk import Timekeepers
 from marram.releases.transport import MissingFileError, Transport, TransportError
 from marram.storage import replace_file, sync_folder
-from marram.wire import pieces
+from marram.wire import patch, pieces
 from marram.wire.pieces import Index
 
 _MAX_INDEX = 8 << 20
+_MAX_PATCH = 16 << 20
 _TRIES = 3
 
 
@@ -116,6 +118,38 @@ class Client:
             return pieces.read_index(self.small(info, _MAX_INDEX), size)
         except WireError as error:
             raise UntrustedError(f"{path}.pieces: {error}") from error
+
+    def patched(self, info: TargetFile, target: Path, held: Sequence[Path]) -> int | None:
+        """Put a target together at ``target`` by a signed patch of a held file: bytes that were fetched.
+
+        None when the repository has no patch of these files, or it does not lead to the target. Raises as
+        ``refresh``.
+        """
+        for path in held:
+            found = self._patch_of(path, info)
+            if found is None:
+                continue
+            base, signed = found
+            content = self.small(signed, _MAX_PATCH)
+            try:
+                made = patch.apply(base, content, info.length)
+                info.verify_length_and_hashes(made)
+            except (WireError, RepositoryError):
+                continue  # another way is left
+            replace_file(target, made)
+            return len(content)
+        return None
+
+    def _patch_of(self, path: Path, info: TargetFile) -> tuple[bytes, TargetFile] | None:
+        """A held file and the signed patch from it."""
+        try:
+            if max(path.stat().st_size, info.length) > patch.LARGEST:
+                return None
+            base = path.read_bytes()
+        except OSError:
+            return None
+        signed = self.target(patch.name(info.path, hashlib.sha256(base).hexdigest()))
+        return (base, signed) if signed is not None and signed.length <= _MAX_PATCH else None
 
     def download(self, info: TargetFile, index: Index | None, target: Path, held: Sequence[Path]) -> Spool:
         """Put a target together at ``target``, verified and on disk; what was there before is used.

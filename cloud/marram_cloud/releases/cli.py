@@ -84,8 +84,11 @@ def _sign(options: argparse.Namespace) -> int:
     from marram_cloud.releases.repository.targets import kind_of, read_file
 
     kind, content = kind_of(options.file), read_file(options.file)
-    lacking = _place(options).offline_repository.sign(
-        options.model, options.version, kind, content, _signers(options), _now()
+    place = _place(options)
+    first = [place.config.bundle] if place.config is not None else []
+    bases = [read_file(path) for path in (first if options.base is None else options.base)]
+    lacking = place.offline_repository.sign(
+        options.model, options.version, kind, content, _signers(options), _now(), bases
     )
     _tell_staged(options.model, lacking)
     return 0
@@ -267,6 +270,12 @@ def _add_signing(command: Command) -> None:
     signed.add_argument("file", type=Path)
     signed.add_argument("--model", required=True)
     signed.add_argument("--version", required=True)
+    signed.add_argument(
+        "--base",
+        type=Path,
+        nargs="*",
+        help="files that devices begin with (default: the YAML's bundle)",
+    )
     cosigned = command("cosign", _cosign, "Add a signature to what is staged for a role.")
     renewed = command("renew", _renew, "Stage a role as it is with a new expiry date.")
     discarded = command("discard", _discard, "Forget what is staged for a role.")

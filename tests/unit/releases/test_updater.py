@@ -10,11 +10,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from marram.config.schema import Releases, Trial
 from marram.releases.machine import Misbehaved
 from marram.releases.talk import Outcome
+from marram.wire import patch
 from marram_cloud.enrolment import authority
 
 from tests.support.fleet_repository import Repository
 from tests.support.identities import fleet
-from tests.support.releases import infer, released
+from tests.support.releases import infer, released, spoilt
 from tests.support.updates import Rig, rig
 
 
@@ -219,3 +220,32 @@ def test_after_a_restart_the_committed_release_runs(repository: Repository, tmp_
         again.until("confirmed", lambda: bool(again.installation.machine.running.confirmed))
     finally:
         again.stop()
+
+
+def test_a_patch_of_the_release_that_runs_is_taken_where_there_is_one(
+    repository: Repository, tmp_path: Path
+) -> None:
+    repository.release(released("1"), "1")
+    with rig(tmp_path / "device", repository) as device:
+        confirmed(device, "1")
+        before = device.link.bytes_in
+        changed = released("2", infer=spoilt("trap"))
+        repository.release(changed, "2")
+        confirmed(device, "2")
+        asked = [one.file for one in device.link.fetches]
+        assert any("2.marram.from-" in file for file in asked)
+        assert not any(file.endswith((".2.marram", ".2.marram.pieces")) for file in asked)
+        assert device.link.bytes_in - before < len(changed) / 2
+
+
+def test_a_patch_that_leads_elsewhere_is_no_harm(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository.release(released("1"), "1")
+    with rig(tmp_path / "device", repository) as device:
+        confirmed(device, "1")
+        make = patch.make
+        monkeypatch.setattr(patch, "make", lambda base, new: make(base, new[:-1] + b"?"))
+        repository.release(released("2"), "2")
+        confirmed(device, "2")
+        assert any(one.file.endswith(".2.marram.pieces") for one in device.link.fetches)

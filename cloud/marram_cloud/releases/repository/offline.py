@@ -7,6 +7,7 @@ signatures to it (``cosign``); it is published by ``online.OnlineRepository.publ
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import cast
@@ -34,6 +35,7 @@ from marram_cloud.releases.repository.publication import Signatures, staged_sign
 from marram_cloud.releases.repository.targets import FileKind
 
 _TOP = (ROOT, TARGETS, SNAPSHOT, TIMESTAMP)
+_PATCHED = 3
 _RESERVED = (*_TOP, ROLLOUT)
 
 
@@ -74,9 +76,12 @@ class OfflineRepository:
 
     def sign(
         self, model: str, version: str, kind: FileKind, content: bytes, signers: Sequence[Signer],
-        now: datetime,
+        now: datetime, bases: Sequence[bytes] = (),
     ) -> Signatures:  # fmt: skip
-        """Stage a release; if exactly this one is staged already, add signatures to it."""
+        """Stage a release; if exactly this one is staged already, add signatures to it.
+
+        bases: files that devices hold beside the newest releases; patches from all of them are signed too.
+        """
         with self._edit() as (state, staged):
             metadata = self._model(state, staged, model)
             path = f"{model}/{version}.{kind}"
@@ -96,6 +101,8 @@ class OfflineRepository:
                 raise RepositoryError(f"{path} is published already")
             if before is not None:
                 return self._cosign(state, staged, model, signers)
+            held = [*bases, *self._newest(metadata.signed)]
+            files += contents.patches(path, content, held)
             for file, bytes_ in files:
                 self.layout.write_target(file, bytes_)
 
@@ -104,6 +111,14 @@ class OfflineRepository:
 
             self._change(state, staged, model, add, signers, now)
             return staged_signatures(state, staged, model)
+
+    def _newest(self, targets: Targets) -> list[bytes]:
+        """The files of the newest releases, as far as they are here: a signing machine may lack them."""
+        found = []
+        for release in contents.releases(targets)[:_PATCHED]:
+            with suppress(RepositoryError):
+                found.append(self.layout.read_target(targets.targets[release.path]))
+        return found
 
     def withdraw(
         self, model: str, version: str, kind: str | None, signers: Sequence[Signer], now: datetime

@@ -6,14 +6,16 @@ is ever given to other bytes.
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
 
 import msgspec
 from marram.bundle.file import parse
-from marram.wire import pieces
+from marram.wire import patch, pieces
 from tuf.api.metadata import TargetFile, Targets
 
 from marram_cloud.releases.repository.errors import RepositoryError
@@ -21,6 +23,7 @@ from marram_cloud.releases.repository.errors import RepositoryError
 FileKind = Literal["marram", "onnx", "tflite"]
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 _WITHDRAWN = "marram_withdrawn"
+_WORTH = 0.9
 
 
 class Custom(msgspec.Struct, frozen=True):
@@ -101,6 +104,19 @@ def target_files(
     return [(file, content), (TargetFile.from_data(f"{path}.pieces", index, ["sha256"]), index)]
 
 
+def patches(path: str, content: bytes, bases: Sequence[bytes]) -> list[tuple[TargetFile, bytes]]:
+    """Patches to a release from older files, those that are worth it."""
+    found = {}
+    for base in bases:
+        if max(len(base), len(content)) > patch.LARGEST:
+            continue
+        made = patch.make(base, content)
+        if len(made) < _WORTH * len(content):
+            name = patch.name(path, hashlib.sha256(base).hexdigest())
+            found[name] = TargetFile.from_data(name, made, ["sha256"]), made
+    return list(found.values())
+
+
 def digest_of(targets: Targets, path: str) -> str | None:
     """sha256 that a target has, or had before it was taken out."""
     file = targets.targets.get(path)
@@ -118,6 +134,9 @@ def next_sequence(targets: Targets) -> int:
 
 
 def add(targets: Targets, files: list[tuple[TargetFile, bytes]]) -> None:
+    """Add a release. Patches to older ones go: few devices still need them, and all fetch this metadata."""
+    for path in [path for path in targets.targets if patch.MARK in path]:
+        del targets.targets[path]
     for file, _ in files:
         targets.targets[file.path] = file
 
@@ -126,8 +145,9 @@ def withdraw(targets: Targets, release: Release) -> None:
     """Take a release out."""
     gone = {"sha256": release.sha256, "sequence": release.sequence}
     targets.unrecognized_fields[_WITHDRAWN] = {**_withdrawn(targets), release.path: gone}
-    for path in (release.path, f"{release.path}.pieces"):
-        targets.targets.pop(path, None)
+    beside = (f"{release.path}.pieces", f"{release.path}{patch.MARK}")
+    for path in [path for path in targets.targets if path == release.path or path.startswith(beside)]:
+        del targets.targets[path]
 
 
 def _withdrawn(targets: Targets) -> dict[str, dict[str, str | int]]:
