@@ -45,6 +45,21 @@ class Measured(msgspec.Struct, frozen=True):
     running_correct: int = 0
 
 
+def together(live: Measured, stored: Measured) -> Measured:
+    """The live measurement with what both models said of stored windows added.
+
+    Live windows follow each other and are often of one label: a model that guesses that one would look right.
+    """
+    return msgspec.structs.replace(
+        live,
+        compared=live.compared + stored.compared,
+        agreed=live.agreed + stored.agreed,
+        labelled=live.labelled + stored.labelled,
+        correct=live.correct + stored.correct,
+        running_correct=live.running_correct + stored.running_correct,
+    )
+
+
 def judge(candidate: Measured, running: Measured, limits: Limits) -> str:
     """Why the candidate may not run, all reasons; "" when it may. running: measured of the running model."""
     reasons = (

@@ -23,7 +23,7 @@ from marram.releases.talk import Candidate, Tried
 from marram.stream.blocks import UNLABELLED, Windows
 
 UNKNOWN = UNLABELLED
-_TIMES = 512
+_TIMES, _NOISE = 512, 64
 
 
 @dataclass
@@ -45,6 +45,14 @@ class Pair:
         for value, label in zip(values, labels, strict=True):
             running = self.running.predict(value)
             self.candidate.compare(self.candidate.predict(value), running, label)
+
+    def warm_up(self, count: int) -> None:
+        """Run both on noise, without comparing them."""
+        manifest = self.running.manifest
+        shape = (min(count, _NOISE), len(manifest.channels), manifest.length)
+        for value in np.random.default_rng(0).normal(size=shape).astype(np.float32):
+            self.running.predict(value)
+            self.candidate.predict(value)
 
     def tried(self) -> Tried:
         """All so far."""

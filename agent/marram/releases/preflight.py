@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from marram.releases.frames import frame_pipes, read_frame, write_frame
 from marram.releases.talk import PreflightJob, Tried
-from marram.stream.blocks import UNLABELLED
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,12 +25,17 @@ def _tried(job: PreflightJob) -> Tried:
     from marram.releases.measuring import Pair
 
     pair = Pair.load(job.running, job.candidate)
-    pair.run(*_windows(job, pair.running.manifest))
+    values, labels = _stored(job, pair.running.manifest)
+    if len(values):
+        pair.run(values, labels)
+    else:
+        # Does it run, how long does it take? What two models make of noise says nothing of them.
+        pair.warm_up(job.count)
     return pair.tried()
 
 
-def _windows(job: PreflightJob, manifest: Manifest) -> tuple[NDArray[np.float32], list[int]]:
-    """The newest stored windows and their labels; noise where nothing is stored."""
+def _stored(job: PreflightJob, manifest: Manifest) -> tuple[NDArray[np.float32], list[int]]:
+    """The newest stored windows and their labels, perhaps none."""
     import numpy as np
 
     from marram.errors import TrainingError
@@ -44,10 +48,7 @@ def _windows(job: PreflightJob, manifest: Manifest) -> tuple[NDArray[np.float32]
             sets = read_training_set(Path(job.windows), shape, labelled=False)
     values = np.concatenate([one.values[-job.count :] for one in sets] or [np.empty((0, *shape), np.float32)])
     labels = [label for one in sets for label in one.labels[-job.count :].tolist()]
-    if len(values):
-        return values, labels
-    noise = np.random.default_rng(0).normal(size=(min(job.count, 64), *shape))
-    return noise.astype(np.float32), [UNLABELLED] * len(noise)
+    return values, labels
 
 
 def main() -> int:

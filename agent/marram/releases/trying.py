@@ -13,7 +13,7 @@ import numpy as np
 
 from marram.loop import Loop
 from marram.releases.child import Child, ChildError
-from marram.releases.gates import Limits, Measured, judge
+from marram.releases.gates import Limits, Measured, judge, together
 from marram.releases.talk import Batch, Candidate, PreflightJob, TrialJob, Tried
 from marram.stream.blocks import Windows
 
@@ -27,7 +27,8 @@ class Trying:
     """Everything but ``shadow`` is called by the loop's thread.
 
     limits: the gates. windows: stored windows to run in a preflight. preflight_timeout: seconds a child.
-    live: windows that a trial needs.
+    live: windows that a trial needs. measured: the candidate, as far as it is. stored: what the preflight
+    said.
     """
 
     loop: Loop
@@ -37,6 +38,7 @@ class Trying:
     preflight_timeout: float
     live: int
     measured: Measured = field(default_factory=Measured)
+    stored: Measured = field(default_factory=Measured)
     skipped: int = 0
     _child: Child | None = None
     _shadowed: Child | None = None
@@ -55,6 +57,7 @@ class Trying:
             if isinstance(frame, Tried):
                 tried = frame
             else:
+                self.stored = tried.candidate if tried else Measured()
                 refusal = judge(tried.candidate, tried.running, self.limits) if tried else str(frame)
                 done(refusal, now)
 
@@ -84,7 +87,8 @@ class Trying:
             self.measured = frame.candidate
             if self.measured.errors or self.measured.windows >= self.live:
                 self.stop()
-                done(judge(frame.candidate, frame.running, self.limits), now)
+                candidate = together(frame.candidate, self.stored)
+                done(judge(candidate, frame.running, self.limits), now)
 
         self._run("marram.releases.trial", Tried, TrialJob(running, candidate), _DAYS, heard)
 

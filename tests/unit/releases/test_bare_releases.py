@@ -53,11 +53,11 @@ def test_a_release_of_a_bare_file_is_tried_and_committed(
     repository.promote("2", model="tiny")
     with device(tmp_path, repository, kind) as running:  # type: ignore[attr-defined]
         running.until("committed", lambda: running.running == f"tiny/2.{kind}")
-        assert running.inference.model.name == "tiny 2"
-        again = running.again()
-        again.stop()
-        assert again.inference.model.name == "tiny 2"
+        running.until("it runs", lambda: running.inference.model.name == "tiny 2")
         assert running.inference.failed == 0
+    again = running.again()
+    again.stop()
+    assert again.inference.model.name == "tiny 2"
 
 
 def test_a_file_of_the_other_runtime_runs_too(repository: Repository, tmp_path: Path) -> None:
