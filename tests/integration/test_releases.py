@@ -120,7 +120,10 @@ def test_a_download_goes_on_where_a_kill_stopped_it(fleet: Fleet) -> None:
     device, content = fleet.devices[0], released("1", infer=spoilt("trap"))
     size = len(content)
     fleet.proxy.stall_after(60_000)
-    send_out(fleet, "1", content)
+    file = fleet.folder / "1.marram"
+    file.write_bytes(content)
+    fleet.publish(file, "1", "--base")  # no patches: they are too small to be stopped in the middle
+    promote(fleet, "1")
     spool = device.state / "releases" / "spool" / "release"
 
     def here() -> int:

@@ -277,11 +277,13 @@ class Fleet:
         self.must("release", "promote", MODEL, version, "--to", to, "-c", self.aggregator.config)
         return version
 
-    def publish(self, file: Path, version: str) -> None:
-        """Sign a file as a release and publish it."""
+    def publish(self, file: Path, version: str, *arguments: str) -> None:
+        """Sign a file as a release and publish it. arguments: more of ``release sign``."""
         place = ("-c", self.aggregator.config)
         keys = self.folder / "fleet" / "offline" / "release-1.pem"
-        self.must("release", "sign", file, "--model", MODEL, "--version", version, "--key", keys, *place)
+        self.must(
+            "release", "sign", file, "--model", MODEL, "--version", version, "--key", keys, *arguments, *place
+        )
         self.must("release", "publish", *place)
 
     def start(self) -> Fleet:
