@@ -24,11 +24,12 @@ from benchmarks.report import Figure, Result, at_most
 from benchmarks.rollouts import seconds_to_all
 from benchmarks.small_changes import Change, changes, retrained
 from tests.support.fleet import MODEL, Device, Fleet
-from tests.support.fleet_repository import Repository, Server
+from tests.support.fleet_repository import Repository
 from tests.support.mosquitto import Mosquitto
 from tests.support.processes import eventually
 from tests.support.proxy import Proxy
 from tests.support.releases import released
+from tests.support.web import Server
 from tests.support.windows import SHOULDER, bundle
 
 _MIB = float(1 << 20)

@@ -11,6 +11,7 @@ import msgspec
 if TYPE_CHECKING:  # `marram status` prints a text and needs none of the daemon
     from marram.assembly import Parts
     from marram.config.schema import Agent
+    from marram.releases.updater import Updater
 
 _BEGAN = time.time()
 
@@ -126,9 +127,14 @@ def releases(parts: Parts) -> dict[str, Any]:
         "followed": updater is not None and updater.followed,
         "checked": (updater.checked or None) if updater else None,
         "problem": (updater.problem or None) if updater else None,
-        "trial": msgspec.to_builtins(updater.trying.measured) if updater and stage == "trial" else None,
+        "trial": _trial(updater) if updater and stage == "trial" else None,
         "child": (updater.look.pid or updater.trying.pid) if updater else None,
     }
+
+
+def _trial(updater: Updater) -> dict[str, Any]:
+    """What the candidate showed so far. skipped: windows that came faster than it can be tried on them."""
+    return {**msgspec.to_builtins(updater.trying.measured), "skipped": updater.trying.skipped}
 
 
 def releases_text(answer: dict[str, Any]) -> str:

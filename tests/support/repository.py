@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +14,8 @@ from marram_cloud.releases.repository.layout import Layout
 from marram_cloud.releases.repository.offline import OfflineRepository
 from marram_cloud.releases.repository.online import OnlineRepository
 from tuf.ngclient import Updater
+
+from tests.support.web import Server
 
 MODEL = "shoulder"
 
@@ -57,22 +56,12 @@ class Repository:
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """The address of a folder's files, on a loopback port."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))
-    ) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    """The address of a folder's files."""
+    server = Server(folder)
+    try:
+        yield server.url
+    finally:
+        server.stop()
 
 
 @dataclass

@@ -97,12 +97,8 @@ def look(job: Job, transport: Transport, begun: Callable[[Release], None]) -> Ou
         release, info = _signed(client, plan, job)
         begun(release)
         return _fetched(client, release, info, job, outcome)
-    except UntrustedError as error:
-        return msgspec.structs.replace(outcome, error=str(error), kind="untrusted")
-    except TransportError as error:
-        return msgspec.structs.replace(outcome, error=str(error), kind="network")
-    except (StorageError, OSError) as error:
-        return msgspec.structs.replace(outcome, error=str(error), kind="disk")
+    except (UntrustedError, TransportError, StorageError, OSError) as error:
+        return msgspec.structs.replace(outcome, error=str(error))
 
 
 def _fetched(client: Client, release: Release, info: TargetFile, job: Job, outcome: Outcome) -> Outcome:
@@ -193,7 +189,7 @@ def main() -> int:
     try:
         outcome = look(job, transport, lambda release: write_frame(out, Begun(release)))
     except Exception as error:
-        outcome = Outcome(error=explain(error, job.memory), kind="crashed")
+        outcome = Outcome(error=explain(error, job.memory))
     with suppress(MarramError):
         write_frame(out, outcome)
     return 0

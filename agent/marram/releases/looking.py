@@ -105,7 +105,7 @@ class Look:
                 child.kill()  # all is on the disk, and it might not find its end by itself
             case ChildError():
                 self._child, self._fetch, self.wake_at = None, None, None
-                crashed = Outcome(error=f"the process that looks for releases {frame}", kind="crashed")
+                crashed = Outcome(error=f"the process that looks for releases {frame}")
                 self.ended(self._outcome or crashed, now)
 
     def _ask(self, ask: Ask, now: float) -> None:

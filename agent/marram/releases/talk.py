@@ -108,7 +108,7 @@ class Outcome(msgspec.Struct, frozen=True, tag=True):
     release: what is complete in the spool, verified; None when there is nothing to do, or it failed.
     fetched, reused, resumed: bytes of it that came now, from held files, and from an attempt before.
     withdrawn: why the release that runs may not run any more; "" when it may. revoked: sha256 of all releases
-    that may not run. error: why the look or the download failed; kind: what sort of failure. refused: target
+    that may not run. error: why the look or the download failed. refused: target
     path of the assigned release, when it was refused here before. signed_at, expires: of the newest signed
     timestamp, Unix seconds, 0 when none was verified. timekeepers: who signed it.
     """
@@ -120,7 +120,6 @@ class Outcome(msgspec.Struct, frozen=True, tag=True):
     withdrawn: str = ""
     revoked: tuple[str, ...] = ()
     error: str = ""
-    kind: Literal["", "network", "untrusted", "disk", "crashed"] = ""
     refused: str = ""
     signed_at: float = 0.0
     expires: float = 0.0

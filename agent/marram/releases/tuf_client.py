@@ -134,8 +134,8 @@ class Client:
             try:
                 made = patch.apply(base, content, info.length)
                 info.verify_length_and_hashes(made)
-            except (WireError, RepositoryError):
-                continue  # another way is left
+            except (WireError, RepositoryError, MemoryError):
+                continue  # another way is left, which takes less memory
             replace_file(target, made)
             return len(content)
         return None

@@ -9,13 +9,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
-from marram import __version__
 from marram.bundle.description import Description
 from marram.bundle.file import Bundle
 from marram.config.schema import Releases
@@ -28,11 +27,11 @@ from marram.releases.hold import Hold, waits_for
 from marram.releases.installation import Installation
 from marram.releases.looking import Look
 from marram.releases.machine import Action
+from marram.releases.reporting import Reporter
 from marram.releases.state import Candidate, Installed
 from marram.releases.talk import Candidate as Trial
 from marram.releases.talk import Job, Kind, Outcome, Release
 from marram.releases.trying import Trying
-from marram.wire.messages import Report
 from marram.wire.rollout import place
 from marram.wire.signed import Author
 from marram.wire.topics import Topics
@@ -97,7 +96,7 @@ class Updater:
     installation: Installation
     inference: Inference
     topics: Topics
-    author: Author
+    author: InitVar[Author]
     link: Link
     loop: Loop
     hold: Hold
@@ -110,6 +109,7 @@ class Updater:
     problem: str = ""
     trying: Trying = field(init=False)
     look: Look = field(init=False)
+    reporter: Reporter = field(init=False)
     _next_look: float = 0.0
     _failures: int = 0
     _news: int | None = None
@@ -119,9 +119,8 @@ class Updater:
     _stage: tuple[str, float] = ("", 0.0)
     _since_swap: int = 0
     _to_run: Candidate | None = None
-    _sealed: bytes = b""
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, author: Author) -> None:
         trial = self.settings.trial
         self.trying = Trying(
             self.loop,
@@ -132,6 +131,9 @@ class Updater:
             trial.windows,
         )
         self.look = Look(self.topics, self.at.device, self.link, self.loop, self._begun, self._looked)
+        self.reporter = Reporter(
+            self.topics.report(self.at.device), self.at.model, author, self.link, self.installation
+        )
         self._stage = self._present(), time.monotonic()
 
     # ---- what the daemon tells
@@ -159,12 +161,13 @@ class Updater:
         self._connected = True
         self.link.subscribe((self.topics.timestamp,))
         self.look.connected(max_payload, now)
-        self._publish()
+        self.reporter.connected(now)
 
     def disconnected(self) -> None:
         """The link is down."""
         self._connected = False
         self.look.disconnected()
+        self.reporter.disconnected()
 
     def arrived(self, topic: str, payload: bytes, now: float) -> bool:
         """Take a message; False when it is not about releases."""
@@ -188,8 +191,8 @@ class Updater:
 
     def introduce(self, author: Author, now: float) -> None:
         """The device has a new certificate: report under it."""
-        self.author = author
-        self._report(now)
+        self.reporter.author = author
+        self.reporter.tell(now)
 
     def wake(self, now: float) -> None:
         """See what is due."""
@@ -238,7 +241,7 @@ class Updater:
         try:
             self.look.start(job, self.settings.deadline, now)
         except ChildError as error:
-            self._looked(Outcome(error=str(error), kind="crashed"), now)
+            self._looked(Outcome(error=str(error)), now)
 
     def _job(self, now: float) -> Job:
         installation, settings = self.installation, self.settings
@@ -313,7 +316,7 @@ class Updater:
         try:
             installation.slots.place(self._spool, installation.machine.free_slot)
         except StorageError as error:
-            self._failed(Outcome(error=str(error), kind="disk"), now)
+            self._failed(Outcome(error=str(error)), now)
             return
         self._tell(machines.Fetched(release), now)
 
@@ -454,43 +457,7 @@ class Updater:
             logging.WARNING if stage == "rolled_back" else logging.INFO,
             "release %s: %s%s", target, stage, f": {reason}" if reason else "",
         )  # fmt: skip
-        self._report(now)
-
-    def _report(self, now: float) -> None:
-        installation = self.installation
-        machine = installation.machine
-        running = machine.running
-        stage, target, reason, since = machine.report()
-        configured = installation.slots.configured
-        report = Report(
-            agent=__version__,
-            model=self.at.model,
-            running=running.release.target if running else "",
-            version=running.release.version if running else configured.manifest.version,
-            digest=bytes.fromhex(running.release.sha256 if running else configured.digest),
-            stage=stage,
-            candidate=target[:500],
-            reason=reason[:500],
-            since=since,
-        )
-        counter = max(machine.state.counter + 1, int(now * 1000))
-        machine.state = msgspec.structs.replace(machine.state, counter=counter)
-        try:
-            installation.save()
-        except StorageError as error:
-            log.error("the state of releases could not be saved: %s", error)
-        self._sealed = self.author.seal(report, self._topic, counter, introduce=True)
-        self._publish()
-
-    def _publish(self) -> None:
-        if not self._sealed:
-            self._report(time.time())
-        elif self._connected:
-            self.link.publish(self._topic, self._sealed, retain=True)
-
-    @property
-    def _topic(self) -> str:
-        return self.topics.report(self.at.device)
+        self.reporter.tell(now)
 
     # ---- files
 

@@ -22,11 +22,12 @@ from marram.releases.state import State
 from marram_cloud.enrolment.files import FleetFolder
 
 from tests.support.fleet import FLEET, MODEL, REGION, Device
-from tests.support.fleet_repository import Repository, Server
+from tests.support.fleet_repository import Repository
 from tests.support.mosquitto import free_port
 from tests.support.powercut.shim import Call, Shim, calls, unsynced
 from tests.support.processes import Process, eventually
 from tests.support.releases import released, spoilt
+from tests.support.web import Server
 
 Kind = Literal["kept", "half", "lost"]
 

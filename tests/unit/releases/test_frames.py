@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from marram.releases.frames import FrameError, read_frame, write_frame
 from marram.releases.talk import TOLD, Outcome
 
-OUTCOME = Outcome(error="no network", kind="network", revoked=("a" * 64,))
+OUTCOME = Outcome(error="no network", revoked=("a" * 64,))
 
 
 def framed(content: bytes) -> io.BytesIO:

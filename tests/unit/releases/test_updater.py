@@ -166,7 +166,7 @@ def test_a_repository_that_was_away_for_months_is_still_asked_at_the_longest_pau
 ) -> None:
     device = Rig(tmp_path / "device", repository)
     for _ in range(1200):
-        device.updater._looked(Outcome(error="no network", kind="network"), 1000.0)
+        device.updater._looked(Outcome(error="no network"), 1000.0)
     every = device.updater.settings.every
     assert 1000.0 + every / 2 <= device.updater._next_look <= 1000.0 + every * 1.5
 
