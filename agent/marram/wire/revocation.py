@@ -45,6 +45,9 @@ def read(content: bytes, authority: x509.Certificate) -> RevocationList:
         der = found.public_bytes(Encoding.DER)
     except Exception as error:  # those of cryptography have no kind in common
         raise WireError(reasons.MALFORMED, f"not a list of revoked certificates: {error}") from error
+    if not der.endswith(b"\0" + found.signature):
+        # The one octet that nobody signs: how many bits of the signature's last octet do not count.
+        raise WireError(reasons.MALFORMED, "the signature of the list of revoked certificates has odd bits")
     if until is None:
         raise WireError(
             reasons.MALFORMED, "the list of revoked certificates does not say when a newer is due"

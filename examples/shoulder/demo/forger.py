@@ -27,9 +27,13 @@ class Forger:
         self._server = BlockServer(Path(repository))
 
     def answer(self, device: str, request: Fetch) -> list[Block]:
-        """Every block that a device asks for, out of this repository."""
-        missing = self._server.ask(device, request, _MAX_PAYLOAD)
-        blocks = [missing] if missing is not None else []
+        """Every block that a device asks for, out of this repository.
+
+        Nothing for a file that only the real one has: to say that it is missing would just stop the look.
+        """
+        if self._server.ask(device, request, _MAX_PAYLOAD) is not None:
+            return []
+        blocks = []
         while (following := self._server.next()) is not None:
             blocks.append(following[1])
         return blocks
