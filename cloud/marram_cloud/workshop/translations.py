@@ -75,8 +75,8 @@ def max_pool_backward(
     """Gradient of a max pooling: each output's gradient is added where its maximum stood.
 
     indices are within one (height, width) plane, as PyTorch gives them. Raises UnsupportedError for a pooling
-    that looks at padding alone somewhere: there its maximum stands nowhere (PyTorch's own gradient then writes
-    outside its memory).
+    that looks at padding alone somewhere: there its maximum stands nowhere (PyTorch's own gradient then
+    writes outside its memory).
     """
     steps = list(stride) or list(kernel_size)
     sides = zip(self.shape[-2:], indices.shape[-2:], kernel_size, steps, padding, dilation, strict=True)
@@ -84,8 +84,8 @@ def max_pool_backward(
         looked_at = np.arange(int(output))[:, None] * step - pad + np.arange(kernel) * apart
         if not ((looked_at >= 0) & (looked_at < int(size))).any(axis=1).all():
             raise UnsupportedError(
-                "the gradient of this max pooling is not supported, because some of its outputs see nothing but "
-                "padding: make padding or dilation smaller"
+                "the gradient of this max pooling is not supported, because some of its outputs see "
+                "nothing but padding: make padding or dilation smaller"
             )
     shape = op.Shape(self)
     planes = _ints([0, 0, -1])
