@@ -1,7 +1,8 @@
 """A child that the service manager starts, one for each connection to a socket (``Accept=yes``).
 
 The connection carries what to run and the child's three pipes, then the child's process id, and at its end
-its status. A child that loses the connection ends itself: so it is killed, and so it never outlives the daemon.
+its status. A child that loses the connection ends itself: so it is killed, and so it never outlives the
+daemon.
 """
 
 from __future__ import annotations
