@@ -1,19 +1,15 @@
-"""The daemon's side of the trainer: starts the child, feeds it the job, waits for its end in a thread."""
+"""The daemon's side of the trainer: starts the child, gives it the job, hears what came of it."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 
 import msgspec
 
+from marram.children.child import Child, ChildError
 from marram.errors import TrainingError
-from marram.learning.trainer import Job, Result
-
-_SAID = 500
+from marram.learning.trainer import TOLD, Failure, Job, Result
 
 
 class TrainerChild:
@@ -21,70 +17,53 @@ class TrainerChild:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
 
     @property
     def pid(self) -> int | None:
         """Of the child, while there is one."""
-        process = self._process
-        return process.pid if process is not None else None
+        child = self._child
+        return child.pid if child is not None else None
 
     def start(self, job: Job, timeout: float, finished: Callable[[Result | TrainingError], None]) -> None:
-        """Start training; a training that still runs is ended first. Raises TrainingError."""
+        """Start training; a training that still runs is ended first. timeout: seconds.
+
+        Raises TrainingError.
+        """
         self.stop()
-        environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": str(job.threads)}
-        try:
-            process = subprocess.Popen(
-                [sys.executable, "-I", "-m", "marram.learning.trainer", str(os.getpid())],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=environment,
-            )
-        except OSError as error:
-            raise TrainingError(f"the trainer cannot be started: {error.strerror or error}") from error
-        with self._lock:
-            self._process = process
-        thread = threading.Thread(
-            target=self._wait, args=(process, job, timeout, finished), name="trainer", daemon=True
-        )
-        thread.start()
+        outcome: Result | TrainingError | None = None
+        child: Child
+
+        def heard(frame: msgspec.Struct | ChildError) -> None:
+            nonlocal outcome
+            match frame:
+                case Result():
+                    outcome = frame
+                case Failure():
+                    outcome = TrainingError(frame.reason)
+                case ChildError():
+                    if self._over(child):
+                        finished(outcome or TrainingError(f"the trainer {frame}"))
+
+        with self._lock:  # nothing is heard before it is known whose it is
+            try:
+                child = self._child = Child("marram.learning.trainer", TOLD, heard, timeout, job.threads)
+            except ChildError as error:
+                raise TrainingError(f"the trainer cannot be started: {error}") from error
+        child.send(job)
+        child.close()
 
     def stop(self) -> None:
         """End the child, if there is one; its ``finished`` is not called any more."""
         with self._lock:
-            process, self._process = self._process, None
-        if process is not None and process.poll() is None:
-            process.kill()
+            child, self._child = self._child, None
+        if child is not None:
+            child.kill()
 
-    def _wait(
-        self,
-        process: subprocess.Popen[bytes],
-        job: Job,
-        timeout: float,
-        finished: Callable[[Result | TrainingError], None],
-    ) -> None:
-        outcome: Result | TrainingError
-        try:
-            out, said = process.communicate(msgspec.json.encode(job), timeout=timeout)
-            outcome = self._read(process.returncode, out, said)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            outcome = TrainingError(f"the trainer was not done after {timeout:.0f} s and was ended")
+    def _over(self, child: Child) -> bool:
+        """Whether it was the one that is waited for."""
         with self._lock:
-            if self._process is not process:
-                return
-            self._process = None
-        finished(outcome)
-
-    def _read(self, status: int, out: bytes, said: bytes) -> Result | TrainingError:
-        text = said.decode(errors="replace").strip()[-_SAID:]
-        if status < 0:
-            return TrainingError(f"the trainer was ended by signal {-status}{': ' + text if text else ''}")
-        if status:
-            return TrainingError(text or f"the trainer ended with status {status}")
-        try:
-            return msgspec.json.decode(out, type=Result)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            return TrainingError(f"the trainer's result cannot be read: {error}")
+            waited_for = child is self._child
+            if waited_for:
+                self._child = None
+        return waited_for

@@ -1,24 +1,20 @@
 """The trainer: a child process that runs ``train.onnx`` on the stored windows and exits.
 
-``python -I -m marram.learning.trainer PARENT`` (the daemon's process id) reads one job (JSON, ``Job``) from
-standard input, writes the new parameters to the job's folder and one result (JSON, ``Result``) to standard
-output. It steps back behind all else, bounds its own memory, and dies with its parent. A crash, a leak or
-an out-of-memory kill ends the child, never inference.
+``python -I -m marram.learning.trainer PARENT`` (the daemon's process id) reads one ``Job``, writes the new
+parameters to the job's folder and says one ``Result`` or ``Failure``. It steps back behind all else, bounds
+its own memory, and dies with its parent. A crash, a leak or an out-of-memory kill ends the child, never
+inference.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import os
-import resource
-import signal
 import sys
-from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from marram.errors import MarramError
+from marram.children.frames import frame_pipes, read_frame, write_frame
+from marram.children.limits import explain, step_back
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -54,7 +50,7 @@ class Measured(msgspec.Struct, frozen=True):
     accuracy: float | None
 
 
-class Result(msgspec.Struct, frozen=True):
+class Result(msgspec.Struct, frozen=True, tag=True):
     """What came out. samples: windows trained on. steps: optimiser steps.
 
     peak_rss: the most resident memory of this process, bytes. pss: its proportional part of shared pages and
@@ -71,36 +67,21 @@ class Result(msgspec.Struct, frozen=True):
     pss: int
 
 
+class Failure(msgspec.Struct, frozen=True, tag=True):
+    """Why nothing came out."""
+
+    reason: str
+
+
+TOLD: Any = Result | Failure
+
+
 class NormalFile(msgspec.Struct, frozen=True):
     """``normal.json``: what the scores of normal held-out windows look like; see ``inference.Normal``."""
 
     threshold: float
     channel_mean: list[float]
     channel_spread: list[float]
-
-
-def step_back(nice: int, memory: int, parent: int) -> None:
-    """Lower priority, first to go when memory runs out, bounded memory, no life after the parent's.
-
-    parent: process id that the parent said is its own: it may have died before this process could look.
-    """
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:
-        sys.exit("the daemon is gone")
-    os.nice(nice)
-    # A sandbox may have no writable /proc; the memory limit below holds all the same.
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
-    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
-
-
-def explain(error: Exception, memory: int) -> str:
-    """One line about what ended a child whose memory was bounded to ``memory`` bytes."""
-    text = str(error)
-    # The second and third are onnxruntime's words.
-    if isinstance(error, MemoryError) or "bad_alloc" in text or "Failed to allocate memory" in text:
-        return f"the memory limit of {memory >> 20} MiB was reached"
-    return text if isinstance(error, MarramError) else f"{type(error).__name__}: {text}"
 
 
 def _train(job: Job) -> Result:
@@ -111,14 +92,16 @@ def _train(job: Job) -> Result:
 
 
 def main() -> int:
-    job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
+    into, out = frame_pipes()
+    job = read_frame(into, Job)
+    if job is None:
+        return 1
     step_back(job.nice, job.memory, int(sys.argv[1]))
     try:
-        result = _train(job)
+        write_frame(out, _train(job))
     except Exception as error:
-        print(explain(error, job.memory), file=sys.stderr)
+        write_frame(out, Failure(explain(error, job.memory)))
         return 1
-    sys.stdout.buffer.write(msgspec.json.encode(result))
     return 0
 
 

@@ -16,8 +16,8 @@ from typing import IO, TYPE_CHECKING
 
 import msgspec
 
+from marram.children.frames import FrameError, frame_pipes, read_frame, write_frame
 from marram.errors import MarramError, StorageError
-from marram.releases.frames import FrameError, frame_pipes, read_frame, write_frame
 from marram.releases.talk import ANSWER, Ask, Begun, Bytes, End, Job, Outcome, Release
 from marram.releases.transport import MissingFileError, Range, Transport, TransportError
 from marram.wire.rollout import Plan, Rollout
@@ -172,7 +172,7 @@ def _signed(client: Client, plan: Plan, job: Job) -> tuple[Release, TargetFile]:
 
 
 def main() -> int:
-    from marram.learning.trainer import explain, step_back
+    from marram.children.limits import explain, step_back
 
     into, out = frame_pipes()
     job = read_frame(into, Job)

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from marram.children.child import Child, ChildError
 from marram.errors import WireError
 from marram.learning.shell import Link
 from marram.loop import Loop
 from marram.releases import talk
 from marram.releases.blocks import Action as BlockAction
 from marram.releases.blocks import BlockFetch, Deliver, Finished, Send
-from marram.releases.child import Child, ChildError
 from marram.releases.talk import Ask, Begun, Bytes, End, Job, Outcome, Release
 from marram.wire import cbor
 from marram.wire.messages import MAX_BLOCK, Block

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from marram.releases.frames import frame_pipes, read_frame, write_frame
+from marram.children.frames import frame_pipes, read_frame, write_frame
 from marram.releases.talk import PreflightJob, Tried
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _stored(job: PreflightJob, manifest: Manifest) -> tuple[NDArray[np.float32],
 
 
 def main() -> int:
-    from marram.learning.trainer import explain, step_back
+    from marram.children.limits import explain, step_back
 
     into, out = frame_pipes()
     job = read_frame(into, PreflightJob)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from typing import IO
 
-from marram.releases.frames import frame_pipes, read_frame, write_frame
+from marram.children.frames import frame_pipes, read_frame, write_frame
 from marram.releases.talk import Batch, TrialJob
 
 
@@ -28,7 +28,7 @@ def _try(job: TrialJob, into: IO[bytes], out: IO[bytes]) -> None:
 
 
 def main() -> int:
-    from marram.learning.trainer import explain, step_back
+    from marram.children.limits import explain, step_back
 
     into, out = frame_pipes()
     job = read_frame(into, TrialJob)

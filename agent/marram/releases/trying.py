@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 
+from marram.children.child import Child, ChildError
 from marram.loop import Loop
-from marram.releases.child import Child, ChildError
 from marram.releases.gates import Limits, Measured, judge, together
 from marram.releases.talk import Batch, Candidate, PreflightJob, TrialJob, Tried
 from marram.stream.blocks import Windows

@@ -17,12 +17,12 @@ import msgspec
 
 from marram.bundle.description import Description
 from marram.bundle.file import Bundle
+from marram.children.child import ChildError
 from marram.config.schema import Releases
 from marram.errors import BundleError, MarramError, ProgramError, StorageError
 from marram.learning.shell import Link
 from marram.loop import Loop
 from marram.releases import machine as machines
-from marram.releases.child import ChildError
 from marram.releases.hold import Hold, waits_for
 from marram.releases.installation import Installation
 from marram.releases.looking import Look

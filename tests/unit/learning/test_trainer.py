@@ -1,5 +1,6 @@
 """The trainer child, for real: a process of its own that trains on real windows, and all that can end it."""
 
+import io
 import os
 import queue
 import signal
@@ -12,12 +13,15 @@ import msgspec
 import numpy as np
 import psutil
 import pytest
+from marram.children.frames import write_frame
+from marram.children.process import SOCKET
 from marram.errors import TrainingError
 from marram.learning.child import TrainerChild
 from marram.learning.trainer import Result
 
 from tests.support.training import ENDS, filled_store, job, run
 from tests.support.windows import SHOULDER, bundle, shoulder_windows
+from tests.support.work_socket import WorkSocket
 
 LONG = {"epochs": 1000, "learning_rate": 1e-6}
 
@@ -29,13 +33,18 @@ def folder(tmp_path_factory):
     return made
 
 
-@pytest.fixture
-def running(folder):
+@pytest.fixture(params=["own", "unit"])
+def running(folder, request, tmp_path, monkeypatch):
     """A child that is in the middle of a long training."""
+    socket = WorkSocket(tmp_path / "work.sock") if request.param == "unit" else None
+    if socket is not None:
+        monkeypatch.setenv(SOCKET, str(socket.path))
     child, ends = TrainerChild(), queue.Queue()
     child.start(job(folder, **LONG), ENDS, ends.put)
     yield child, ends
     child.stop()
+    if socket is not None:
+        socket.close()
 
 
 def until(condition, seconds=ENDS):
@@ -186,9 +195,11 @@ def test_the_child_runs_without_onnxruntimes_telemetry(running):
 
 
 def test_a_child_whose_daemon_died_before_it_could_look_does_not_train(folder, tmp_path):
+    work = io.BytesIO()
+    write_frame(work, job(folder, output=str(tmp_path)))
     done = subprocess.run(
         [sys.executable, "-I", "-m", "marram.learning.trainer", str(os.getppid())],  # of another process
-        input=msgspec.json.encode(job(folder, output=str(tmp_path))),
+        input=work.getvalue(),
         capture_output=True,
         timeout=ENDS,
         check=False,

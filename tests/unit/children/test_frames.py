@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marram.releases.frames import FrameError, read_frame, write_frame
+from marram.children.frames import FrameError, read_frame, write_frame
 from marram.releases.talk import TOLD, Outcome
 
 OUTCOME = Outcome(error="no network", revoked=("a" * 64,))

@@ -1,4 +1,4 @@
-"""Frames between the daemon and a child of its releases: four bytes of length, then msgpack.
+"""Frames between the daemon and its children: four bytes of length, then msgpack.
 
 Both sides are Marram's, but a child that opened a hostile file is not believed: what it says is decoded
 strictly and bounded.

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import queue
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,8 +10,9 @@ from typing import IO
 
 import msgspec
 
+from marram.children import process
+from marram.children.frames import FrameError, read_frame, write_frame
 from marram.errors import MarramError
-from marram.releases.frames import FrameError, read_frame, write_frame
 
 _SAID = 500
 
@@ -28,6 +26,7 @@ class Child:
 
     kind: of the frames that it sends. heard: called in a thread with each of them, and at the end with a
     ChildError that says how it ended (also when it ended well, after its last word). timeout: seconds.
+    threads: see ``process.start``. Raises ChildError when it cannot be started.
     """
 
     def __init__(
@@ -36,18 +35,13 @@ class Child:
         kind: type[msgspec.Struct],
         heard: Callable[[msgspec.Struct | ChildError], None],
         timeout: float,
+        threads: int = 0,
     ) -> None:
         self._module, self._kind, self._heard, self._timeout = module, kind, heard, timeout
         self._frames: queue.SimpleQueue[msgspec.Struct | None] = queue.SimpleQueue()
         self._late = False
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-m", module, str(os.getpid())],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
-            )
+            self._process = process.start(module, threads)
         except OSError as error:
             raise ChildError(f"{module} cannot be started: {error.strerror or error}") from error
         self._said = b""
