@@ -116,7 +116,7 @@ def _default(field: mi.Field, path: tuple[str, ...]) -> str:
     if field.required:
         return "needed"
     value = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
-    if value in ((), {}, None):
+    if value in ((), {}, None, ""):
         return "none"
     if isinstance(value, msgspec.Struct):
         return "as below" if not _changed(value) else ", ".join(f"`{k}: {v:g}`" for k, v in _changed(value))

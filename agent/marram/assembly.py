@@ -134,7 +134,7 @@ def _add_fallback(config: Agent, parts: Parts) -> None:
 
 
 def _sensors(config: Agent) -> dict[str, Sensor]:
-    context = SensorContext(device=config.device.name, max_gap=config.stream.max_gap)
+    context = SensorContext(config.device.name, config.board, max_gap=config.stream.max_gap)
     return {sensor.name: SENSORS.open(sensor, context) for sensor in config.sensors}
 
 
@@ -177,6 +177,7 @@ def _add_learning(config: Agent, learning: Learning, bundle: Bundle, path: Path,
         store=parts.pipeline.store,
         resources=parts.resources,
         child=TrainerChild(),
+        watch=config.watch,
     )
     if learning.schedule is not None:
         parts.local = LocalLearning(

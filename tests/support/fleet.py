@@ -81,11 +81,11 @@ class Device:
                 "model": {"bundle": str(SHOULDER / "shoulder.marram")},
                 "outputs": [{"type": "jsonl", "path": str(self.predictions)}],
                 "cloud": {"identity": str(identity), "broker": broker},
+                "watch": {"training_below": 150},
                 "learning": {
                     "store": {"commit_every": "1s"},
                     "governor": {
                         "max_cpu": 100,
-                        "max_temperature": 1000,
                         "on_battery": True,
                         "min_battery": 0,
                     },

@@ -6,6 +6,7 @@ import queue
 from pathlib import Path
 from typing import Any
 
+from marram.config.machine import Watch
 from marram.config.schema import Governor, Learning, Trainer
 from marram.device.resources import Resources
 from marram.errors import TrainingError
@@ -18,7 +19,7 @@ from marram.stream.blocks import Windows
 from tests.support.windows import SHOULDER, bundle, shoulder_windows
 
 ENDS = 60.0  # far more than any of these trainings takes
-FREE = Governor(max_cpu=100, min_free_memory=0, max_temperature=1000, on_battery=True, min_battery=0)
+FREE = Governor(max_cpu=100, min_free_memory=0, on_battery=True, min_battery=0)
 
 
 def filled_store(path: Path, windows: Windows | None = None, model: Path = SHOULDER) -> SampleStore:
@@ -59,4 +60,5 @@ def workshop(
         store=store,
         resources=Resources(),
         child=TrainerChild(),
+        watch=Watch(training_below=150),
     )

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import msgspec
 
 from marram.bundle.description import Description
+from marram.config.expected import did_you_mean
+from marram.config.machine import Board, Watch
 from marram.config.values import (
     BrokerUrl,
     Duration,
@@ -224,7 +226,6 @@ class Governor(_Section, frozen=True, kw_only=True):
 
     max_cpu: most processor load by others, in percent.
     min_free_memory: least memory that must be free.
-    max_temperature: hottest sensor of the machine, in degrees Celsius.
     on_battery: whether training may run on battery.
     min_battery: least charge on battery, in percent.
     quiet_hours: times of day, in local time, without training.
@@ -233,7 +234,6 @@ class Governor(_Section, frozen=True, kw_only=True):
 
     max_cpu: Percent = 80.0
     min_free_memory: Size = 64 * 1024 * 1024
-    max_temperature: float = 80.0
     on_battery: bool = False
     min_battery: Percent = 50.0
     quiet_hours: tuple[QuietHours, ...] = ()
@@ -329,6 +329,8 @@ class Agent(_Section, frozen=True, kw_only=True):
     learning: training on the device; without it the device only runs its model.
     control: the local socket.
     labels: where labels come from.
+    board: the board, as its manufacturer and its kernel name things.
+    watch: what the machine must be spared.
     """
 
     sensors: Annotated[tuple[SensorUnion, ...], msgspec.Meta(min_length=1)]
@@ -341,6 +343,8 @@ class Agent(_Section, frozen=True, kw_only=True):
     learning: Learning | None = None
     control: Control = Control()
     labels: Labels = Labels()
+    board: Board = Board()
+    watch: Watch = Watch()
 
     @property
     def control_socket(self) -> Path:
@@ -355,9 +359,22 @@ class Agent(_Section, frozen=True, kw_only=True):
         for index, name in enumerate(names):
             if name in names[:index]:
                 yield ("sensors", index, "name"), f"expected a name of its own, found {name!r} a second time"
+            yield from self._unknown_ports(index)
         for channel, config in self.stream.channels.items():
             if config.source is not None and config.source.partition(".")[0] not in names:
                 yield (
                     ("stream", "channels", channel, "source"),
                     f"expected a channel of one of the sensors {', '.join(names)}, found {config.source!r}",
                 )
+
+    def _unknown_ports(self, index: int) -> Problems:
+        """Keys of a sensor that hold neither a path nor a name that the board gives."""
+        sensor = self.sensors[index]
+        for key, kind in sensor.on_board.items():
+            value, known = getattr(sensor, key), getattr(self.board, kind)
+            # The kernel's own names of its industrial I/O devices are as good as the board's.
+            if kind != "iio" and isinstance(value, str) and "/" not in value and value not in known:
+                names = f"one of {', '.join(known)}" if known else "a name"
+                hint = did_you_mean(value, known)
+                message = f"expected a path below /dev, or {names} in board.{kind}, found {value!r}{hint}"
+                yield ("sensors", index, key), message

@@ -24,8 +24,13 @@ class Conditions:
     new: int
 
 
-def decide(settings: Governor, conditions: Conditions, minimum: int) -> tuple[bool, str]:
-    """(allowed, reason why not). minimum: windows that the round or schedule asks for."""
+def decide(
+    settings: Governor, conditions: Conditions, minimum: int, training_below: float
+) -> tuple[bool, str]:
+    """(allowed, reason why not). minimum: windows that the round or schedule asks for.
+
+    training_below: degrees Celsius.
+    """
     for refused, reason in (
         (conditions.trainable < minimum, f"{conditions.trainable} windows to train on, {minimum} are needed"),
         (
@@ -45,8 +50,8 @@ def decide(settings: Governor, conditions: Conditions, minimum: int) -> tuple[bo
             f"battery at {conditions.battery or 0:.0f} %, {settings.min_battery:.0f} % are needed",
         ),
         (
-            conditions.temperature is not None and conditions.temperature > settings.max_temperature,
-            f"{conditions.temperature or 0:.0f} degC, at most {settings.max_temperature:.0f} are allowed",
+            conditions.temperature is not None and conditions.temperature > training_below,
+            f"{conditions.temperature or 0:.0f} degC, training needs at most {training_below:.0f}",
         ),
         (
             conditions.cpu > settings.max_cpu,

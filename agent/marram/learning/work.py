@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from marram.bundle.manifest import Manifest
+from marram.config.machine import Watch
 from marram.config.schema import Learning
 from marram.device.resources import Resources, minute_of_day
 from marram.errors import StorageError, TrainingError
@@ -46,6 +47,7 @@ class Workshop:
     store: SampleStore
     resources: Resources
     child: TrainerChild
+    watch: Watch = field(default_factory=Watch)
     refused: str = ""
     last: Result | None = None
     trainings: int = 0
@@ -63,7 +65,7 @@ class Workshop:
             trainable=counts.labelled if labelled else counts.windows,
             new=counts.new_labelled if labelled else counts.new,
         )
-        allowed, self.refused = decide(self.config.governor, conditions, minimum)
+        allowed, self.refused = decide(self.config.governor, conditions, minimum, self.watch.training_below)
         return allowed, self.refused
 
     def start(

@@ -8,9 +8,9 @@ from types import ModuleType
 from typing import Annotated, TypeVar
 
 import msgspec
-import numpy as np
 
 from marram.errors import SensorError
+from marram.sensors.polling import poll
 from marram.sensors.sensor import SensorConfig, SensorContext
 from marram.stream.blocks import Samples
 
@@ -54,7 +54,7 @@ class HostSensor:
     def __init__(self, config: HostConfig, context: SensorContext, psutil: ModuleType) -> None:
         self.name = config.name
         self.counters = {"wrapped": 0, "late": 0}
-        self._period = 1.0 / config.rate
+        self._rate = config.rate
         self._clock = context.clock
         self._monotonic = context.monotonic
         self._psutil = psutil
@@ -63,20 +63,9 @@ class HostSensor:
     def read(self, stop: threading.Event) -> Iterator[Samples]:
         self._psutil.cpu_percent(None)
         self._rates(self._monotonic())
-        start, tick = self._monotonic(), 0
-        while True:
-            tick += 1
-            behind = self._monotonic() - (start + tick * self._period)
-            if behind > self._period:
-                # The machine slept or was starved: skip the ticks that are lost, keep the phase.
-                skipped = int(behind / self._period)
-                tick += skipped
-                self.counters["late"] += skipped
-            if stop.wait(max(0.0, start + tick * self._period - self._monotonic())):
-                return
-            yield self._sample()
+        yield from poll(self._values, self._rate, self._clock, self._monotonic, self.counters, stop, block=0)
 
-    def _sample(self) -> Samples:
+    def _values(self) -> list[float]:
         p = self._psutil
         values = {
             "cpu": p.cpu_percent(None),
@@ -86,8 +75,7 @@ class HostSensor:
             "temperature": _told(lambda: _temperature(p)) or 0.0,
             **self._rates(self._monotonic()),
         }
-        row = np.array([[values[channel]] for channel in CHANNELS], dtype=np.float32)
-        return Samples(np.array([self._clock()]), row)
+        return [values[channel] for channel in CHANNELS]
 
     def _rates(self, now: float) -> dict[str, float]:
         disk, net = _told(self._psutil.disk_io_counters), _told(self._psutil.net_io_counters)

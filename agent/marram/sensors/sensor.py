@@ -6,10 +6,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Protocol
+from typing import Annotated, ClassVar, Protocol
 
 import msgspec
 
+from marram.config.machine import Board, BoardNames
 from marram.registry import Registry
 from marram.stream.blocks import Samples
 
@@ -22,7 +23,12 @@ class SensorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """What every sensor has.
 
     name: what the sensor is called in ``stream.channels`` ("watch" in "watch.ax") and in status.
+
+    A plugin lists in ``on_board`` those of its keys that may hold a name of the board's instead of a path,
+    ``{"port": "serial"}``, and opens ``context.board.path("serial", config.port)``.
     """
+
+    on_board: ClassVar[dict[str, BoardNames]] = {}
 
     name: Name
 
@@ -31,11 +37,13 @@ class SensorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 class SensorContext:
     """What a sensor may know of the daemon; make it anew whenever sensors are opened.
 
-    device: the device's name. max_gap: seconds, the stream's. start: seconds since the Unix epoch at which
-    replays begin, common to all sensors. clock, monotonic: seconds; tests put their own in.
+    device: the device's name. board: the names of its ports. max_gap: seconds, the stream's. start: seconds
+    since the Unix epoch at which replays begin, common to all sensors. clock, monotonic: seconds; tests put
+    their own in.
     """
 
     device: str = "device"
+    board: Board = field(default_factory=Board)
     max_gap: float = 2.0
     start: float = field(default_factory=time.time)
     clock: Callable[[], float] = time.time

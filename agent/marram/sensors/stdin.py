@@ -10,17 +10,14 @@ import select
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Any
-
-import msgspec
 
 from marram.errors import SensorError
 from marram.sensors.fields import FieldMapper, FieldsConfig
+from marram.sensors.lines import Lines, TooLongError
 from marram.sensors.sensor import SensorContext
 from marram.stream.blocks import Samples
 
 _BLOCK = 1 << 16
-_LONGEST_LINE = 1 << 20
 _POLL = 0.2
 
 
@@ -47,7 +44,7 @@ class StdinSensor:
         return self._mapper.first_malformed
 
     def read(self, stop: threading.Event) -> Iterator[Samples]:
-        rest = b""
+        lines = Lines("json", self._mapper.malformed)
         while not stop.is_set():
             try:
                 ready, _, _ = select.select([self._descriptor], [], [], _POLL)
@@ -56,29 +53,19 @@ class StdinSensor:
                 raise SensorError(f"sensor {self.name}: standard input cannot be read: {error}") from error
             if block is None:
                 continue
-            *lines, rest = (rest + block).split(b"\n")
-            if not block and rest:
-                lines, rest = [rest], b""
-            if len(rest) > _LONGEST_LINE:
-                raise SensorError(
-                    f"sensor {self.name}: a line on standard input is longer than {_LONGEST_LINE} bytes: "
-                    "write one JSON reading a line"
-                )
             arrival = self._clock()
-            samples = self._mapper.samples((arrival, message) for message in self._decoded(lines))
+            try:
+                samples = self._mapper.samples(
+                    (arrival, message) for message in (lines.messages(block) if block else lines.end())
+                )
+            except TooLongError as error:
+                raise SensorError(
+                    f"sensor {self.name}: standard input: {error}: write one JSON reading a line"
+                ) from error
             if samples is not None:
                 yield samples
             if not block:
                 return
-
-    def _decoded(self, lines: list[bytes]) -> Iterator[Any]:
-        for line in lines:
-            if not line.strip():
-                continue
-            try:
-                yield msgspec.json.decode(line)
-            except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-                self._mapper.malformed(f"not a JSON line: {error}")
 
 
 def open(config: StdinConfig, context: SensorContext) -> StdinSensor:

@@ -14,7 +14,7 @@ GOOD = Conditions(
 
 
 def test_good_conditions_are_allowed():
-    assert decide(Governor(), GOOD, 100) == (True, "")
+    assert decide(Governor(), GOOD, 100, 80) == (True, "")
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_good_conditions_are_allowed():
     ],
 )
 def test_each_bad_condition_is_refused_with_its_reason(change, settings, words):
-    allowed, reason = decide(Governor(**settings), replace(GOOD, **change), 100)
+    allowed, reason = decide(Governor(**settings), replace(GOOD, **change), 100, 80)
     assert not allowed
     assert all(word in reason for word in words), reason
 
@@ -48,12 +48,12 @@ def test_each_bad_condition_is_refused_with_its_reason(change, settings, words):
 def test_quiet_hours_hold_from_their_first_minute_to_before_their_last_also_over_midnight(
     hours, minute, quiet
 ):
-    allowed, _ = decide(Governor(quiet_hours=(hours,)), replace(GOOD, minute=minute), 1)
+    allowed, _ = decide(Governor(quiet_hours=(hours,)), replace(GOOD, minute=minute), 1, 80)
     assert allowed is not quiet
 
 
 def test_a_machine_without_a_thermometer_and_without_a_battery_may_train():
-    assert decide(Governor(), replace(GOOD, temperature=None, battery=None), 1)[0]
+    assert decide(Governor(), replace(GOOD, temperature=None, battery=None), 1, 80)[0]
 
 
 conditions = st.builds(
@@ -70,7 +70,6 @@ governors = st.builds(
     Governor,
     max_cpu=st.floats(0, 100),
     min_free_memory=st.integers(0, 1 << 36),
-    max_temperature=st.floats(0, 130),
     on_battery=st.booleans(),
     min_battery=st.floats(0, 100),
     min_new_samples=st.integers(0, 1000),
@@ -80,17 +79,17 @@ governors = st.builds(
 )
 
 
-@given(governors, conditions, st.integers(1, 1000))
-def test_a_refusal_always_has_a_reason_and_a_permission_never(settings, measured, minimum):
-    allowed, reason = decide(settings, measured, minimum)
+@given(governors, conditions, st.integers(1, 1000), st.floats(-40, 150))
+def test_a_refusal_always_has_a_reason_and_a_permission_never(settings, measured, minimum, below):
+    allowed, reason = decide(settings, measured, minimum, below)
     assert allowed == (reason == "")
 
 
-@given(governors, conditions, st.integers(1, 1000))
-def test_better_conditions_never_turn_a_permission_into_a_refusal(settings, measured, minimum):
+@given(governors, conditions, st.integers(1, 1000), st.floats(-40, 150))
+def test_better_conditions_never_turn_a_permission_into_a_refusal(settings, measured, minimum, below):
     better = replace(
         measured, cpu=0.0, free_memory=1 << 40, temperature=None, battery=None,
         trainable=measured.trainable + 1, new=measured.new + 1,
     )  # fmt: skip
-    if decide(settings, measured, minimum)[0]:
-        assert decide(settings, better, minimum)[0]
+    if decide(settings, measured, minimum, below)[0]:
+        assert decide(settings, better, minimum, below)[0]
