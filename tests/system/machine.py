@@ -58,7 +58,7 @@ class Machine:
         self, *command: str, patience: float = _PATIENCE, text: str = ""
     ) -> subprocess.CompletedProcess[str]:
         """The same, with the exit status."""
-        enter = ["nsenter", "-t", str(self.pid), "--all", "--wd=/", "env", "-i", f"PATH={_PATH}", "LANG=C.UTF-8"]
+        enter = ["nsenter", "-t", str(self.pid), "--all", "--wdns=/", "env", "-i", f"PATH={_PATH}", "LANG=C.UTF-8"]
         return subprocess.run(
             [*enter, "DEBIAN_FRONTEND=noninteractive", *command],
             input=text,
