@@ -1,8 +1,8 @@
 """Build the Debian packages: ``build.py [--arch amd64] [--debian 12] [--package marram ...]``.
 
 Each holds a tree in /opt that is laid out as a virtual environment of the system's own Python, so that
-``sys.executable -I -m marram...`` runs from it. Wheels are fetched on the first run; then no network is needed,
-and the same commit gives the same bytes.
+``sys.executable -I -m marram...`` runs from it. Wheels are fetched on the first run; then no network is
+needed, and the same commit gives the same bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tomllib
 from pathlib import Path
 
 from package import pack
-from recipes import RECIPES, Recipe
+from recipes import RECIPES
 from targets import PYTHONS, Target
 from tree import lay
 from wheels import fetch

@@ -75,6 +75,7 @@ def _filled(script: Path, recipe: Recipe, target: Target, staged: Path) -> str:
         "ROOT": recipe.root,
         "PYTHON": target.python,
         "UNITS": " ".join(running),
+        "SLICES": " ".join(unit for unit in recipe.units if unit.endswith(".slice")),
         "ENABLED": " ".join(enabled),
         "STATE": " ".join(recipe.state),
         "SYSUSERS": f"{recipe.name}.conf" if recipe.units else "",
@@ -108,7 +109,7 @@ def _normalise(staged: Path) -> None:
     epoch = int(os.environ["SOURCE_DATE_EPOCH"])
     for path in [staged, *staged.rglob("*")]:
         if not path.is_symlink():
-            executable = path.is_dir() or path.stat().st_mode & stat.S_IXUSR and path.suffix != ".so"
+            executable = path.is_dir() or (path.stat().st_mode & stat.S_IXUSR and path.suffix != ".so")
             path.chmod(0o755 if executable else 0o644)
     for path in [*staged.rglob("*"), staged]:
         os.utime(path, (epoch, epoch), follow_symlinks=False)

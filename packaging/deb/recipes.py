@@ -49,7 +49,13 @@ normal for it and says what is not: systemctl start marram.""",
     root="/opt/marram",
     ours=("marram",),
     commands={"marram": "marram.cli:main", "marram-work": "marram.children.worker:main"},
-    units=("marram.service", "marram-work.socket", "marram-work@.service", "marram.slice", "marram-work.slice"),
+    units=(
+        "marram.service",
+        "marram-work.socket",
+        "marram-work@.service",
+        "marram.slice",
+        "marram-work.slice",
+    ),
     files={
         "systemd/sysusers.conf": "/usr/lib/sysusers.d/marram.conf",
         "systemd/tmpfiles.conf": "/usr/lib/tmpfiles.d/marram.conf",
@@ -113,6 +119,10 @@ UNUSED = (
     "onnxruntime/tools",
     "onnxruntime/transformers",
     "onnx/backend/test",
+    "ai_edge_litert/aot",
+    "ai_edge_litert/libLiteRt*.so",
+    "ai_edge_litert/tools",
+    "ai_edge_litert/vendors",
     # The second choice of a module that is there in C.
     "zstandard/_cffi*.so",
 )

@@ -29,7 +29,9 @@ def main(files: list[str]) -> int:
 
 
 def _table(file: Path) -> int:
-    archive = subprocess.run(["dpkg-deb", "--fsys-tarfile", str(file)], capture_output=True, check=True).stdout
+    archive = subprocess.run(
+        ["dpkg-deb", "--fsys-tarfile", str(file)], capture_output=True, check=True
+    ).stdout
     contents: dict[str, list[bytes]] = defaultdict(list)
     bytecode: dict[str, int] = defaultdict(int)
     with tarfile.open(fileobj=BytesIO(archive)) as members:

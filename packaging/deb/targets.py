@@ -1,4 +1,4 @@
-"""What a package is built for: a Debian release with its Python, and a processor with the wheels that run on it."""
+"""What a package is built for: a Debian release with its Python, and a processor with the wheels for it."""
 
 from __future__ import annotations
 

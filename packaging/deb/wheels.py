@@ -24,7 +24,7 @@ def requirements(source: Path, extras: tuple[str, ...]) -> list[str]:
 
 
 def fetch(source: Path, extras: tuple[str, ...], target: Target, folder: Path) -> Path:
-    """The target's wheels of all requirements, in a folder of their own; fetched where it has them not yet."""
+    """The folder with the target's wheels of all requirements; they are fetched if one is missing."""
     wheels = folder / target.name
     wheels.mkdir(parents=True, exist_ok=True)
     wanted = requirements(source, extras)
@@ -45,7 +45,7 @@ def install(source: Path, extras: tuple[str, ...], target: Target, wheels: Path,
 
 
 def install_ours(source: Path, packages: tuple[str, ...], site: Path) -> None:
-    """Build this project's wheel, and unpack from it these import packages and what the wheel says of itself."""
+    """Build this project's wheel; unpack from it these import packages and its metadata."""
     with tempfile.TemporaryDirectory() as scratch:
         build = ["wheel", "--no-deps", "--no-index", "--no-build-isolation", f"--wheel-dir={scratch}"]
         subprocess.run([*_PIP, *build, str(source)], check=True)

@@ -15,7 +15,7 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class Machine:
-    """lower: the folders below its overlay, as overlayfs lists them. name: its host name, and its cgroup's."""
+    """lower: the folders below its overlay, as overlayfs lists them. name: of the host, and its cgroup."""
 
     def __init__(self, lower: str, name: str, console: Path) -> None:
         self._lower, self._name, self._console = lower, name, console
@@ -49,7 +49,7 @@ class Machine:
     # ---- what a person at its console does
 
     def run(self, *command: str, check: bool = True, patience: float = _PATIENCE, text: str = "") -> str:
-        """Run a command in it as root, with ``text`` as its standard input; what it printed, on both outputs."""
+        """Run a command in it as root, with ``text`` as its standard input; what it printed."""
         done = self.ran(*command, patience=patience, text=text)
         assert done.returncode == 0 or not check, f"{command}: {done.returncode}: {done.stdout}"
         return done.stdout
@@ -58,7 +58,17 @@ class Machine:
         self, *command: str, patience: float = _PATIENCE, text: str = ""
     ) -> subprocess.CompletedProcess[str]:
         """The same, with the exit status."""
-        enter = ["nsenter", "-t", str(self.pid), "--all", "--wdns=/", "env", "-i", f"PATH={_PATH}", "LANG=C.UTF-8"]
+        enter = [
+            "nsenter",
+            "-t",
+            str(self.pid),
+            "--all",
+            "--wdns=/",
+            "env",
+            "-i",
+            f"PATH={_PATH}",
+            "LANG=C.UTF-8",
+        ]
         return subprocess.run(
             [*enter, "DEBIAN_FRONTEND=noninteractive", *command],
             input=text,
@@ -124,7 +134,10 @@ class Machine:
         with contextlib.suppress(OSError):
             if children and Path(f"/proc/{children[0]}/comm").read_text() == "systemd\n":
                 self.pid = int(children[0])
-                return self.run("systemctl", "is-system-running", check=False).strip() in {"running", "degraded"}
+                return self.run("systemctl", "is-system-running", check=False).strip() in {
+                    "running",
+                    "degraded",
+                }
         return False
 
     def _cleaned(self) -> bool:

@@ -25,6 +25,7 @@ _MASKED = (
     "sys-kernel-tracing.mount",
     "sys-fs-fuse-connections.mount",
     "modprobe@.service",
+    "systemd-modules-load.service",
     "console-getty.service",
     "getty.target",
     "getty-static.service",
