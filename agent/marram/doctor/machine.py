@@ -18,7 +18,7 @@ UNIT = "marram.service"
 _PROPERTIES = (
     "LoadState", "ActiveState", "SubState", "Result", "NRestarts", "User", "SupplementaryGroups", "MemoryMax",
     "MemoryCurrent", "WatchdogUSec", "Type", "DropInPaths", "PrivateDevices", "DevicePolicy", "DeviceAllow",
-    "ReadWritePaths", "ExecMainStatus",
+    "ExecMainStatus", "Environment",
 )  # fmt: skip
 _PATIENCE = 10.0
 
@@ -29,7 +29,8 @@ class Machine:
 
     path: the YAML. config: None when it is not valid, and ``problem`` says why. status: what the running
     agent says of itself, None where none answers; ``silence`` says why. unit: properties of the systemd unit,
-    empty where there is none. now: Unix seconds. publish: whether test messages may be sent on topics of outputs.
+    empty where there is none. now: Unix seconds. publish: whether test messages may be sent on
+    topics of outputs.
     """
 
     path: Path

@@ -21,7 +21,7 @@ from marram.link.broker import Broker
 _PATIENCE = 10.0
 _LISTEN = 2.0
 _SOON = 14 * 86400.0
-_EXPIRED, _NOT_YET, _NAME = 10, 9, 62  # X509_V_ERR_* of OpenSSL
+_DATES, _NAMES = (9, 10), (62, 63, 64)  # X509_V_ERR_* of OpenSSL
 _REFUSED_V3 = {1: "the protocol version", 2: "the client's name", 3: "anything now",
                4: "the user name or password",
                5: "this client (not authorised)"}  # fmt: skip
@@ -134,9 +134,9 @@ def _reason(problem: ssl.SSLCertVerificationError) -> str:
 
 
 def _tls_advice(code: int) -> str:
-    if code in (_EXPIRED, _NOT_YET):
+    if code in _DATES:
         return "look at this device's clock first; else the broker needs a new certificate"
-    if code == _NAME:
+    if code in _NAMES:
         return "use the name that stands in the certificate, or have it issued for this name"
     return "the broker is of another fleet or authority: compare ca.crt on both sides; or somebody is between"
 

@@ -9,11 +9,17 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from marram.device.thermal import read
 from marram.doctor.finding import Finding, error, ok, warning
 from marram.doctor.machine import UNIT, Machine
+
+if TYPE_CHECKING:
+    from marram.config.machine import Board
+    from marram.sensors.sensor import SensorConfig
 
 _KINDS = ("/dev/", "/sys/")
 _DROP_INS = (
@@ -43,8 +49,10 @@ def check(machine: Machine) -> Iterator[Finding]:
         return
     user = service_user(machine)
     for sensor in machine.config.sensors:
-        for path in device_files(sensor):
+        for path in device_files(sensor, machine.config.board):
             yield _look(f"sensor {sensor.name}", path, user, machine)
+        for name in iio_devices(sensor, machine.config.board):
+            yield _look_iio(f"sensor {sensor.name}", name, user, machine)
 
 
 def service_user(machine: Machine) -> User:
@@ -63,8 +71,8 @@ def service_user(machine: Machine) -> User:
     return User(entry.pw_name, entry.pw_uid, frozenset(groups))
 
 
-def device_files(sensor: msgspec.Struct) -> list[Path]:
-    """Every value of a sensor's configuration that is a path of /dev or /sys, lists and mappings too."""
+def device_files(sensor: SensorConfig, board: Board) -> list[Path]:
+    """What a sensor's configuration names of /dev or /sys, or by a name of the board's."""
     found: list[Path] = []
 
     def look(value: object) -> None:
@@ -79,7 +87,38 @@ def device_files(sensor: msgspec.Struct) -> list[Path]:
             look([getattr(value, field) for field in value.__struct_fields__])
 
     look(sensor)
+    for key, kind in sensor.on_board.items():
+        path = board.path(kind, str(getattr(sensor, key)))
+        if kind != "iio" and path not in map(str, found):
+            found.append(Path(path))
     return found
+
+
+def iio_devices(sensor: SensorConfig, board: Board) -> list[str]:
+    """Devices of the kernel's industrial I/O that a sensor names: their names or folders."""
+    return [
+        board.path(kind, str(getattr(sensor, key))) for key, kind in sensor.on_board.items() if kind == "iio"
+    ]
+
+
+def _look_iio(name: str, device: str, user: User, machine: Machine) -> Finding:
+    there = {one.name: read(one / "name") for one in (machine.sys / "bus/iio/devices").glob("iio:device*")}
+    matches = [folder for folder, called in there.items() if device in (folder, called)]
+    if not matches:
+        listed = ", ".join(f"{folder} ({called})" for folder, called in sorted(there.items())) or "none"
+        return error(name, f"there is no industrial I/O device {device!r}; there is: {listed}",
+                     "is the chip wired, and its overlay or driver on? `dmesg | grep iio`")  # fmt: skip
+    if len(matches) > 1:
+        return error(
+            name, f"several devices are called {device!r}", f"name one of {', '.join(sorted(matches))}"
+        )
+    channels = sorted((machine.sys / "bus/iio/devices" / matches[0]).glob("in_*_*"))
+    closed = [one.name for one in channels if not user.may(one)]
+    if closed:
+        return error(
+            name, f"{closed[0]} of {matches[0]} may not be read by {user.name}", "a udev rule must open it"
+        )
+    return ok(name, f"{matches[0]} ({there[matches[0]]}) can be read by {user.name}")
 
 
 def _look(name: str, path: Path, user: User, machine: Machine) -> Finding:

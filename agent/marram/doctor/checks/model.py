@@ -15,8 +15,8 @@ from marram.errors import MarramError
 if TYPE_CHECKING:
     import msgspec
 
+    from marram.children.child import ChildError
     from marram.config.schema import Agent
-    from marram.releases.child import ChildError
 
 _WINDOWS = 64
 
@@ -40,7 +40,7 @@ def check(machine: Machine) -> Iterator[Finding]:
 def _tried(config: Agent, path: Path) -> str:
     """What it took. Raises MarramError with the reason why it does not run."""
     from marram.bundle.bare import open_model
-    from marram.releases.child import Child, ChildError
+    from marram.children.child import Child, ChildError
     from marram.releases.talk import Candidate, PreflightJob, Tried
 
     bundle = open_model(path, config.model.description)

@@ -8,6 +8,8 @@ from marram.doctor.checks.memory import DAEMON, largest_child
 from marram.doctor.finding import Finding, note, ok, warning
 from marram.doctor.machine import UNIT, Machine
 
+_IN_SLICE = "MARRAM_WORK="
+
 
 def check(machine: Machine) -> Iterator[Finding]:
     unit = machine.unit
@@ -37,7 +39,7 @@ def _memory(machine: Machine) -> Iterator[Finding]:
         yield ok(UNIT, "has no memory limit")
         return
     most, used = int(limit), (machine.status or {}).get("memory", {}).get("pss") or DAEMON
-    child = largest_child(machine) if "marram-work" not in machine.unit.get("DropInPaths", "") else 0
+    child = largest_child(machine) if _IN_SLICE not in machine.unit.get("Environment", "") else 0
     if most < used * 1.25:
         yield warning(
             UNIT,
@@ -48,7 +50,7 @@ def _memory(machine: Machine) -> Iterator[Finding]:
         yield note(
             UNIT,
             f"MemoryMax is {most >> 20} MiB; one child may take {child >> 20}",
-            "harmless where children run in their own slice; else lower learning.trainer.memory",
+            "set MARRAM_WORK as the unit of the package does, so that children have a slice of their own",
         )
     else:
         yield ok(UNIT, f"MemoryMax {most >> 20} MiB")
