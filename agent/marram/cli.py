@@ -72,6 +72,23 @@ def _schema(options: argparse.Namespace) -> int:
     return 0
 
 
+def _dropins(options: argparse.Namespace) -> int:
+    from marram.config.load import load
+    from marram.config.schema import Agent
+    from marram.system.dropins import dropins
+    from marram.system.install import FOLDER, write
+
+    texts = dropins(load(options.config, Agent, check_files=False))
+    if not options.write:
+        print("\n".join(f"# {FOLDER / unit}.d:\n{text}" for unit, text in texts.items() if text), end="")
+        return 0
+    changed = write(texts, FOLDER)
+    print("\n".join(map(str, changed)) or "nothing to change")
+    if changed:
+        print("now: systemctl daemon-reload && systemctl restart marram")
+    return 0
+
+
 def _enrol(options: argparse.Namespace) -> int:
     from marram.config.schema import host_name
     from marram.enrolment.enrol import Wanted, enrol
@@ -200,6 +217,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_doctor(command("doctor", _doctor, "Look for what is wrong with this device, and say what to do."))
     released = command("releases", _releases, "Show which release runs here, and what became of others.")
     released.add_argument("--json", action="store_true", help="everything, as JSON")
+    system = command("system", None, "What the operating system must allow.")
+    opening = system.add_subparsers(required=True, metavar="WHAT")
+    dropins = opening.add_parser("dropins", help="what the systemd units must open for the configuration")
+    dropins.add_argument("--write", action="store_true", help="write them to where systemd reads them")
+    dropins.set_defaults(command=_dropins)
+    config(dropins)
     updates = command("updates", None, "Hold updates, or ask for them.")
     doing = updates.add_subparsers(required=True, metavar="WHAT")
     held = doing.add_parser("hold", help="let no release take over")

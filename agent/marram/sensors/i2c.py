@@ -1,7 +1,7 @@
 """Registers of a chip on an I2C bus, for chips without a driver in the kernel.
 
-Each channel is a block of bytes from a register, read by SMBus block reads, so that a value of several bytes is
-of one moment.
+Each channel is a block of bytes from a register, read by an SMBus block read, so that a value of several
+bytes is of one moment.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import errno
 import struct
 import threading
-from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import msgspec
 
@@ -21,7 +22,9 @@ from marram.sensors.sensor import SensorConfig, SensorContext
 from marram.stream.blocks import Samples
 
 Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
-Number = Literal["u8", "i8", "u16le", "u16be", "i16le", "i16be", "u24be", "i24be", "i32le", "i32be", "f32le", "f32be"]
+Number = Literal[
+    "u8", "i8", "u16le", "u16be", "i16le", "i16be", "u24be", "i24be", "i32le", "i32be", "f32le", "f32be"
+]
 _STRUCT = {
     "u8": ">B", "i8": ">b", "u16le": "<H", "u16be": ">H", "i16le": "<h", "i16be": ">h",
     "i32le": "<i", "i32be": ">i", "f32le": "<f", "f32be": ">f",
@@ -75,12 +78,22 @@ class I2cConfig(SensorConfig, frozen=True, kw_only=True, tag="i2c"):
             yield ("channels",), "expected at least one channel, found none"
 
 
+class Bus(Protocol):
+    """What is used of ``smbus2.SMBus``."""
+
+    def write_byte_data(self, i2c_addr: int, register: int, value: int) -> None: ...
+
+    def read_i2c_block_data(self, i2c_addr: int, register: int, length: int) -> Sequence[int]: ...
+
+
 class I2cSensor:
-    """Reads one chip. bus: an ``smbus2.SMBus``, made when it is read."""
+    """Reads one chip. smbus: opens the bus; called whenever reading begins."""
 
     live = True
 
-    def __init__(self, config: I2cConfig, context: SensorContext, smbus: Any) -> None:
+    def __init__(
+        self, config: I2cConfig, context: SensorContext, smbus: Callable[[str], AbstractContextManager[Bus]]
+    ) -> None:
         self.name = config.name
         self.channels = tuple(config.channels)
         self.counters = {"late": 0}
@@ -104,7 +117,7 @@ class I2cSensor:
                 f"{self._path}, address 0x{config.address:02x}: {error.strerror or error}; {advice}"
             ) from error
 
-    def _value(self, bus: Any, channel: I2cChannel) -> float:
+    def _value(self, bus: Bus, channel: I2cChannel) -> float:
         size = int(channel.number[1:3].rstrip("lb")) // 8
         data = bytes(bus.read_i2c_block_data(self._config.address, channel.register, size))
         if len(data) != size:

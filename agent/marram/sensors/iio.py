@@ -111,9 +111,13 @@ class IioSensor:
             if path.exists():
                 if not scaled:  # the driver has done it
                     return _Channel(path, 0.0, 1.0)
-                return _Channel(path, self._shared(folder, name, "offset", 0.0), self._shared(folder, name, "scale", 1.0))
+                return _Channel(
+                    path, self._shared(folder, name, "offset", 0.0), self._shared(folder, name, "scale", 1.0)
+                )
         there = sorted(
-            path.name[3:].rpartition("_")[0] for kind in ("raw", "input") for path in folder.glob(f"in_*_{kind}")
+            path.name[3:].rpartition("_")[0]
+            for kind in ("raw", "input")
+            for path in folder.glob(f"in_*_{kind}")
         )
         raise SensorError(f"{folder} has no channel {name!r}; it has: {', '.join(there) or 'none'}")
 

@@ -1,7 +1,7 @@
 """Lines on a serial port: a microcontroller, a scale, a transmitter that prints its readings.
 
-The port is set raw by termios(3) and left as it is otherwise. One that vanishes (a USB adapter that was pulled
-out) is an error that is shown, and opened again when it is back.
+The port is set raw by termios(3). One that vanishes (a USB adapter that was pulled out) is an error that is
+shown, and opened again when it is back.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class SerialSensor:
                 _, end, block = block.partition(b"\n")
                 first = not end
             arrival = self._clock()
-            messages = []
+            messages: list[object] = []
             try:
                 messages.extend(lines.messages(block))
             except TooLongError as error:
@@ -121,9 +121,9 @@ class SerialSensor:
                 flags |= termios.PARENB | (termios.PARODD if self._config.parity == "odd" else 0)
             if self._config.stop_bits == 2:
                 flags |= termios.CSTOPB
-            characters = termios.tcgetattr(port)[6]
+            attributes = termios.tcgetattr(port)
             check = termios.INPCK if self._config.parity != "none" else 0
-            attributes: list[object] = [termios.IGNBRK | check, 0, flags, 0, speed, speed, characters]
+            attributes[:6] = [termios.IGNBRK | check, 0, flags, 0, speed, speed]
             termios.tcsetattr(port, termios.TCSANOW, attributes)
             termios.tcflush(port, termios.TCIFLUSH)
         except termios.error as error:

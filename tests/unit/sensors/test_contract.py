@@ -2,14 +2,18 @@
 
 import json
 import os
+import pty
+import threading
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from marram.sensors.csv import CsvConfig
 from marram.sensors.host import HostConfig
+from marram.sensors.iio import IioConfig, IioSensor
 from marram.sensors.mqtt import MqttConfig
 from marram.sensors.sensor import SENSORS, SensorContext
+from marram.sensors.serial import SerialConfig
 from marram.sensors.stdin import StdinConfig, StdinSensor
 
 from tests.support.configs import RECORDING
@@ -50,8 +54,38 @@ def a_topic(folder):
         )
 
 
+@contextmanager
+def a_serial_port(folder):
+    wire, device = pty.openpty()
+    done = threading.Event()
+
+    def talk():
+        while not done.wait(0.02):
+            os.write(wire, b'{"a": 1, "b": 2}\n')
+
+    thread = threading.Thread(target=talk)
+    thread.start()
+    config = SerialConfig(name="x", port=os.ttyname(device), channels=("a", "b"))
+    yield SENSORS.open(config, SensorContext())
+    done.set()
+    thread.join()
+    os.close(wire)
+    os.close(device)
+
+
+@contextmanager
+def a_kernel_device(folder):
+    device = folder / "iio:device0"
+    device.mkdir()
+    (device / "name").write_text("adc")
+    (device / "in_voltage0_raw").write_text("7")
+    config = IioConfig(name="x", device="adc", channels=("voltage0",), rate=100)
+    yield IioSensor(config, SensorContext(), folder)
+
+
 @pytest.fixture(
-    params=[a_recording, a_fast_recording, this_machine, a_pipe, a_topic], ids=lambda make: make.__name__
+    params=[a_serial_port, a_kernel_device, a_recording, a_fast_recording, this_machine, a_pipe, a_topic],
+    ids=lambda make: make.__name__,
 )
 def sensor(request, tmp_path):
     with request.param(tmp_path) as sensor:
