@@ -130,6 +130,20 @@ def _status(options: argparse.Namespace) -> int:
     return 0
 
 
+def _doctor(options: argparse.Namespace) -> int:
+    from marram.doctor.examine import builtins, examine, exit_status, text, worst
+    from marram.doctor.machine import this_machine
+
+    results = []
+    for result in examine(this_machine(options.config, options.publish), options.check):
+        results.append(result)
+        if not options.json and result.findings:
+            print(text(result), flush=True)
+    if options.json:
+        print(json.dumps(builtins(results), indent=2))
+    return exit_status(worst(results))
+
+
 def _releases(options: argparse.Namespace) -> int:
     from marram.control import ask
     from marram.status import releases_text
@@ -236,6 +250,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_enrol(command("enrol", _enrol, "Get this device's identity from its fleet's enrolment server."))
     shown = command("status", _status, "Ask the running agent how it is.")
     shown.add_argument("--json", action="store_true", help="everything, as JSON")
+    _add_doctor(command("doctor", _doctor, "Look for what is wrong with this device, and say what to do."))
     released = command("releases", _releases, "Show which release runs here, and what became of others.")
     released.add_argument("--json", action="store_true", help="everything, as JSON")
     system = command("system", None, "What the operating system must allow.")
@@ -268,6 +283,17 @@ def _parser() -> argparse.ArgumentParser:
             "--socket", help="the agent's control socket, instead of reading the configuration"
         )
     return parser
+
+
+def _add_doctor(added: argparse.ArgumentParser) -> None:
+    added.add_argument("check", nargs="*", help="checks to make (default: all)")
+    added.add_argument("--json", action="store_true", help="everything, as JSON")
+    added.add_argument(
+        "--publish", action="store_true", help="send an empty message on topics of MQTT outputs"
+    )
+    added.add_argument(
+        "-c", "--config", type=Path, default=DEFAULT_CONFIG, help=f"YAML file (default {DEFAULT_CONFIG})"
+    )
 
 
 def _add_enrol(added: argparse.ArgumentParser) -> None:
