@@ -69,7 +69,7 @@ def till(t: float, fault: bool, chance: random.Random) -> Row:
 
 
 def cold_cabinets(t: float, fault: bool, chance: random.Random) -> Row:
-    """Air in three cabinets in degC, and the compressor's current in A; at fault the second one's door stays open."""
+    """Air in three cabinets, degC, the compressor's current, A; at fault the second one's door stays open."""
     cycle = math.sin(2 * math.pi * t / 1200)
     warm = 6.5 if fault else 0.0
     return {

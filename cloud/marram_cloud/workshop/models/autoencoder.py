@@ -25,8 +25,7 @@ class Autoencoder(nn.Module):
     ) -> None:
         super().__init__()
         self.channels, self.length = len(centre), length
-        self.centre = torch.tensor(centre).reshape(1, -1, 1)
-        self.spread = torch.tensor(spread).reshape(1, -1, 1)
+        self.centre, self.spread = tuple(centre), tuple(spread)
         size = self.channels * length
         self.encode = nn.Sequential(
             nn.Linear(size, hidden), nn.Tanh(), nn.Linear(hidden, bottleneck), nn.Tanh()
@@ -35,6 +34,12 @@ class Autoencoder(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x in the channels' units -> (normalised window, its reconstruction), shaped as x."""
-        normalised = (x - self.centre) / self.spread
+        normalised = torch.cat(
+            [
+                (x[:, row : row + 1] - centre) / spread
+                for row, (centre, spread) in enumerate(zip(self.centre, self.spread, strict=True))
+            ],
+            dim=1,
+        )
         made = self.decode(self.encode(normalised.reshape(-1, self.channels * self.length)))
         return normalised, made.reshape(-1, self.channels, self.length)
