@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from marram import RELEASED
-from marram.bundle.bare import open_model
 from marram.bundle.file import Bundle
 from marram.config.schema import Agent, Cloud, Learning
-from marram.config.schema import Model as ModelConfig
 from marram.device.clock import Clock
 from marram.device.resources import Resources, minute_of_day
+from marram.device.watch import Watcher
 from marram.enrolment.renewal import Renewal
 from marram.errors import BundleError, ProgramError
+from marram.health import obey, observed
 from marram.inference.model import Model, int8_model
 from marram.inference.pipeline import Pipeline
 from marram.inference.queue import WindowQueue
@@ -36,6 +36,7 @@ from marram.link.mqtt import LinkEvent, Message, MqttLink, Options, Up
 from marram.loop import Loop
 from marram.outputs.output import OUTPUTS, Output, OutputContext
 from marram.programs.program import ProgramOptions
+from marram.releases.configured import open_configured
 from marram.releases.hold import Hold
 from marram.releases.installation import Installation
 from marram.releases.machine import Deadlines
@@ -68,18 +69,23 @@ class Parts:
     updater: Updater | None = None
     renewal: Renewal | None = None
     labels: MqttLink | None = None
+    watcher: Watcher | None = None
     sensor_errors: dict[str, str] = field(default_factory=dict)
 
 
 def assemble(config: Agent) -> Parts:
     """Open everything. Raises MarramError with the reason when something cannot be used."""
-    configured = _configured(config.model)
+    source = config.model.bundle or config.model.file
+    assert source is not None, "the schema sees to it"
+    configured, damaged = open_configured(source, config.model.description, config.device.state / "releases")
     releases = config.releases
     deadlines = Deadlines(releases.deadline, 2 * releases.preflight_timeout, releases.trial.deadline)
     installation = Installation.open(config.device.state / "releases", configured, deadlines)
     identity = identities.load(config.cloud.identity, key=config.cloud.key) if config.cloud else None
     clock = _clock(installation, identity)
-    bundle, path, model = installation.start(lambda one: int8_model(one, program_options(config)), clock())
+    bundle, path, model, broken = installation.start(
+        lambda one: int8_model(one, program_options(config)), clock(), curable=identity is not None
+    )
     loop = Loop(clock)
     sensors = _sensors(config)
     parts = Parts(
@@ -90,6 +96,15 @@ def assemble(config: Agent) -> Parts:
         hold=Hold(config.device.state / "releases" / "hold"),
         resources=Resources(),
     )
+    parts.pipeline.broken = broken
+    parts.watcher = Watcher(
+        settings=config.watch,
+        board=config.board,
+        state=config.device.state,
+        observe=lambda: observed(parts, clock.behind, damaged),
+        obey=lambda orders: obey(parts, orders),
+    )
+    loop.add(parts.watcher)
     _add_fallback(config, parts)
     if config.learning is not None:
         _add_learning(config, config.learning, bundle, path, parts)
@@ -98,13 +113,6 @@ def assemble(config: Agent) -> Parts:
     if config.labels.mqtt is not None:
         parts.labels = _labels(config, parts.pipeline)
     return parts
-
-
-def _configured(model: ModelConfig) -> Bundle:
-    """What the YAML names. Raises BundleError."""
-    path = model.bundle or model.file
-    assert path is not None, "the schema sees to it"
-    return open_model(path, model.description)
 
 
 def program_options(config: Agent) -> ProgramOptions:
@@ -139,7 +147,7 @@ def _sensors(config: Agent) -> dict[str, Sensor]:
 
 
 def _pipeline(
-    config: Agent, bundle: Bundle, model: Model, sensors: dict[str, Sensor], identity: Identity | None
+    config: Agent, bundle: Bundle, model: Model | None, sensors: dict[str, Sensor], identity: Identity | None
 ) -> Pipeline:
     manifest = bundle.manifest
     stream = Stream(
@@ -155,7 +163,7 @@ def _pipeline(
     context = OutputContext(identity.subject.name if identity else config.device.name, manifest.name)
     outputs: dict[str, Output] = {}
     for index, output in enumerate(config.outputs):
-        outputs[f"{index}-{output.__struct_config__.tag}"] = OUTPUTS.open(output, context)
+        outputs[output.name or f"{index}-{output.__struct_config__.tag}"] = OUTPUTS.open(output, context)
     own = config.model.parameters == "own"
     first = Own(config.device.state / "own", bundle).model(program_options(config)) if own else model
     queue = WindowQueue(config.model.queue)
@@ -177,7 +185,6 @@ def _add_learning(config: Agent, learning: Learning, bundle: Bundle, path: Path,
         store=parts.pipeline.store,
         resources=parts.resources,
         child=TrainerChild(),
-        watch=config.watch,
     )
     if learning.schedule is not None:
         parts.local = LocalLearning(

@@ -16,6 +16,8 @@ from marram import __version__
 from marram.errors import MarramError
 
 if TYPE_CHECKING:
+    from marram.config.layers import Over
+    from marram.config.schema import Agent
     from marram.releases.hold import Hold
 
 DEFAULT_CONFIG = Path("/etc/marram/marram.yaml")
@@ -37,10 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    from marram.config.load import load
-    from marram.config.schema import Agent
-
-    config = load(options.config, Agent)
+    config = _configuration(options)
     level = config.device.log_level.upper()
     logging.basicConfig(
         stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -56,11 +55,23 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from marram.config.load import load
+    from marram.config.load import load_all
     from marram.config.schema import Agent
 
-    load(options.config, Agent)
-    print(f"{options.config}: valid")
+    layers = load_all(options.config, Agent, over=_over(options)).merged.sources
+    others = [source.name for source in layers if source.name != str(options.config)]
+    print(f"{options.config}: valid" + (f", with {', '.join(others)}" if others else ""))
+    return 0
+
+
+def _config_show(options: argparse.Namespace) -> int:
+    from marram.config.load import load_all
+    from marram.config.schema import Agent
+    from marram.config.show import show
+
+    print(
+        show(load_all(options.config, Agent, over=_over(options), check_files=False), options.origins), end=""
+    )
     return 0
 
 
@@ -119,6 +130,20 @@ def _status(options: argparse.Namespace) -> int:
     return 0
 
 
+def _doctor(options: argparse.Namespace) -> int:
+    from marram.doctor.examine import builtins, examine, exit_status, text, worst
+    from marram.doctor.machine import this_machine
+
+    results = []
+    for result in examine(this_machine(options.config, options.publish), options.check):
+        results.append(result)
+        if not options.json and result.findings:
+            print(text(result), flush=True)
+    if options.json:
+        print(json.dumps(builtins(results), indent=2))
+    return exit_status(worst(results))
+
+
 def _releases(options: argparse.Namespace) -> int:
     from marram.control import ask
     from marram.status import releases_text
@@ -141,11 +166,9 @@ def _resume(options: argparse.Namespace) -> int:
 
 
 def _hold_of(options: argparse.Namespace) -> Hold:
-    from marram.config.load import load
-    from marram.config.schema import Agent
     from marram.releases.hold import Hold
 
-    return Hold(load(options.config, Agent, check_files=False).device.state / "releases" / "hold")
+    return Hold(_configuration(options, check_files=False).device.state / "releases" / "hold")
 
 
 def _ask_updates(options: argparse.Namespace) -> int:
@@ -171,10 +194,21 @@ def _label(options: argparse.Namespace) -> int:
 def _socket(options: argparse.Namespace) -> Path:
     if options.socket is not None:
         return Path(options.socket)
+    return _configuration(options, check_files=False).control_socket
+
+
+def _configuration(options: argparse.Namespace, check_files: bool = True) -> Agent:
     from marram.config.load import load
     from marram.config.schema import Agent
 
-    return load(options.config, Agent, check_files=False).control_socket
+    return load(options.config, Agent, over=_over(options), check_files=check_files)
+
+
+def _over(options: argparse.Namespace) -> Over:
+    """What stands above the files."""
+    from marram.config.layers import Over
+
+    return Over(os.environ, tuple(getattr(options, "set", ())))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -194,12 +228,29 @@ def _parser() -> argparse.ArgumentParser:
             "-c", "--config", type=Path, default=DEFAULT_CONFIG, help=f"YAML file (default {DEFAULT_CONFIG})"
         )
 
-    config(command("run", _run, "Run the agent until it is stopped."))
-    config(command("check", _check, "Check a configuration and say everything that is wrong with it."))
+    def layered(added: argparse.ArgumentParser) -> None:
+        config(added)
+        added.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="above all files and the environment, such as device.name=press-07; may be repeated",
+        )
+
+    layered(command("run", _run, "Run the agent until it is stopped."))
+    layered(command("check", _check, "Check a configuration and say everything that is wrong with it."))
+    configuration = command("config", None, "Show the configuration as it takes effect, or renew it.")
+    about = configuration.add_subparsers(required=True, metavar="WHAT")
+    whole = about.add_parser("show", help="print all of it, defaults too, as YAML")
+    whole.add_argument("--origins", action="store_true", help="say where each value comes from")
+    whole.set_defaults(command=_config_show)
+    layered(whole)
     command("schema", _schema, "Print the configuration's JSON Schema, for editors.")
     _add_enrol(command("enrol", _enrol, "Get this device's identity from its fleet's enrolment server."))
     shown = command("status", _status, "Ask the running agent how it is.")
     shown.add_argument("--json", action="store_true", help="everything, as JSON")
+    _add_doctor(command("doctor", _doctor, "Look for what is wrong with this device, and say what to do."))
     released = command("releases", _releases, "Show which release runs here, and what became of others.")
     released.add_argument("--json", action="store_true", help="everything, as JSON")
     system = command("system", None, "What the operating system must allow.")
@@ -232,6 +283,17 @@ def _parser() -> argparse.ArgumentParser:
             "--socket", help="the agent's control socket, instead of reading the configuration"
         )
     return parser
+
+
+def _add_doctor(added: argparse.ArgumentParser) -> None:
+    added.add_argument("check", nargs="*", help="checks to make (default: all)")
+    added.add_argument("--json", action="store_true", help="everything, as JSON")
+    added.add_argument(
+        "--publish", action="store_true", help="send an empty message on topics of MQTT outputs"
+    )
+    added.add_argument(
+        "-c", "--config", type=Path, default=DEFAULT_CONFIG, help=f"YAML file (default {DEFAULT_CONFIG})"
+    )
 
 
 def _add_enrol(added: argparse.ArgumentParser) -> None:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from marram.bundle.manifest import Manifest
-from marram.config.machine import Watch
 from marram.config.schema import Learning
 from marram.device.resources import Resources, minute_of_day
 from marram.errors import StorageError, TrainingError
@@ -37,7 +36,7 @@ class Learnt:
 
 @dataclass
 class Workshop:
-    """Where and with what this device trains. folder: for the child's files."""
+    """Where and with what this device trains. folder: for the child's files. paused: why none may."""
 
     config: Learning
     manifest: Manifest
@@ -47,7 +46,7 @@ class Workshop:
     store: SampleStore
     resources: Resources
     child: TrainerChild
-    watch: Watch = field(default_factory=Watch)
+    paused: str = ""
     refused: str = ""
     last: Result | None = None
     trainings: int = 0
@@ -59,13 +58,13 @@ class Workshop:
         conditions = Conditions(
             cpu=self.resources.others_cpu(),
             free_memory=self.resources.free_memory(),
-            temperature=self.resources.temperature(),
+            paused=self.paused,
             battery=self.resources.battery(),
             minute=minute_of_day(),
             trainable=counts.labelled if labelled else counts.windows,
             new=counts.new_labelled if labelled else counts.new,
         )
-        allowed, self.refused = decide(self.config.governor, conditions, minimum, self.watch.training_below)
+        allowed, self.refused = decide(self.config.governor, conditions, minimum)
         return allowed, self.refused
 
     def start(
@@ -110,6 +109,11 @@ class Workshop:
             finished(outcome if isinstance(outcome, TrainingError) else self._collect(outcome, mark))
 
         self.child.start(job, trainer.timeout, done)
+
+    def pause(self, reason: str) -> None:
+        """Let nothing train for this reason, or let it again (""); a training that runs stands still."""
+        self.paused = reason
+        self.child.pause(bool(reason))
 
     def stop(self) -> None:
         self.child.stop()
