@@ -17,15 +17,13 @@ import msgspec.inspect as mi
 from marram.config.expected import bare, expected, reader_of
 from marram.config.json_schema import Struct, describe
 from marram.config.schema import Agent
-from marram.config.values import read_duration, read_size
+from marram.config.show import reader_in
 from marram_cloud.config.schema import Aggregator
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 ROOTS: dict[str, Struct] = {"agent": Agent, "aggregator": Aggregator}
 # Defaults that are made when the file is read.
 _MADE = {("device", "name"): "the host name", ("control", "socket"): "`marram.sock` in `device.state`"}
-_UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
-_BYTES = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 
 def page(text: str) -> str:
@@ -122,7 +120,9 @@ def _default(field: mi.Field, path: tuple[str, ...]) -> str:
         return "as below" if not _changed(value) else ", ".join(f"`{k}: {v:g}`" for k, v in _changed(value))
     if isinstance(value, tuple):
         return ", ".join(f"`{one}`" for one in value)
-    return f"`{_plain(value, _reader_name(field.type))}`"
+    reader = reader_in(field.type)
+    written = reader.write(value) if reader is not None and reader.write is not None else _plain(value)
+    return f"`{written}`"
 
 
 def _changed(value: msgspec.Struct) -> list[tuple[str, float]]:
@@ -133,29 +133,10 @@ def _changed(value: msgspec.Struct) -> list[tuple[str, float]]:
     return [(name, getattr(value, name)) for name in value.__struct_fields__]
 
 
-def _reader_name(kind: mi.Type) -> str:
-    reader = reader_of(kind)
-    if reader is None:
-        return ""
-    return {read_duration: "duration", read_size: "size"}.get(reader.read, "")  # type: ignore[call-overload,no-any-return]
-
-
-def _plain(value: float | str, kind: str) -> str:
-    if kind == "duration":
-        return _in_units(float(value), _UNITS) or f"{value:g}s"
-    if kind == "size":
-        return _in_units(float(value), _BYTES) or str(value)
+def _plain(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:g}"
-    return str(value)
-
-
-def _in_units(value: float, units: tuple[tuple[int, str], ...]) -> str:
-    """The value in the largest unit that divides it, or ""."""
-    fitting = (f"{value / size:g}{unit}" for size, unit in units if value >= size and value % size == 0)
-    return next(fitting, "")
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

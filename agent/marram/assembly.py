@@ -163,7 +163,7 @@ def _pipeline(
     context = OutputContext(identity.subject.name if identity else config.device.name, manifest.name)
     outputs: dict[str, Output] = {}
     for index, output in enumerate(config.outputs):
-        outputs[f"{index}-{output.__struct_config__.tag}"] = OUTPUTS.open(output, context)
+        outputs[output.name or f"{index}-{output.__struct_config__.tag}"] = OUTPUTS.open(output, context)
     own = config.model.parameters == "own"
     first = Own(config.device.state / "own", bundle).model(program_options(config)) if own else model
     queue = WindowQueue(config.model.queue)

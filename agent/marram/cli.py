@@ -16,6 +16,8 @@ from marram import __version__
 from marram.errors import MarramError
 
 if TYPE_CHECKING:
+    from marram.config.layers import Over
+    from marram.config.schema import Agent
     from marram.releases.hold import Hold
 
 DEFAULT_CONFIG = Path("/etc/marram/marram.yaml")
@@ -37,10 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    from marram.config.load import load
-    from marram.config.schema import Agent
-
-    config = load(options.config, Agent)
+    config = _configuration(options)
     level = config.device.log_level.upper()
     logging.basicConfig(
         stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -56,11 +55,23 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from marram.config.load import load
+    from marram.config.load import load_all
     from marram.config.schema import Agent
 
-    load(options.config, Agent)
-    print(f"{options.config}: valid")
+    layers = load_all(options.config, Agent, over=_over(options)).merged.sources
+    others = [source.name for source in layers if source.name != str(options.config)]
+    print(f"{options.config}: valid" + (f", with {', '.join(others)}" if others else ""))
+    return 0
+
+
+def _config_show(options: argparse.Namespace) -> int:
+    from marram.config.load import load_all
+    from marram.config.schema import Agent
+    from marram.config.show import show
+
+    print(
+        show(load_all(options.config, Agent, over=_over(options), check_files=False), options.origins), end=""
+    )
     return 0
 
 
@@ -155,11 +166,9 @@ def _resume(options: argparse.Namespace) -> int:
 
 
 def _hold_of(options: argparse.Namespace) -> Hold:
-    from marram.config.load import load
-    from marram.config.schema import Agent
     from marram.releases.hold import Hold
 
-    return Hold(load(options.config, Agent, check_files=False).device.state / "releases" / "hold")
+    return Hold(_configuration(options, check_files=False).device.state / "releases" / "hold")
 
 
 def _ask_updates(options: argparse.Namespace) -> int:
@@ -185,10 +194,21 @@ def _label(options: argparse.Namespace) -> int:
 def _socket(options: argparse.Namespace) -> Path:
     if options.socket is not None:
         return Path(options.socket)
+    return _configuration(options, check_files=False).control_socket
+
+
+def _configuration(options: argparse.Namespace, check_files: bool = True) -> Agent:
     from marram.config.load import load
     from marram.config.schema import Agent
 
-    return load(options.config, Agent, check_files=False).control_socket
+    return load(options.config, Agent, over=_over(options), check_files=check_files)
+
+
+def _over(options: argparse.Namespace) -> Over:
+    """What stands above the files."""
+    from marram.config.layers import Over
+
+    return Over(os.environ, tuple(getattr(options, "set", ())))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -208,8 +228,24 @@ def _parser() -> argparse.ArgumentParser:
             "-c", "--config", type=Path, default=DEFAULT_CONFIG, help=f"YAML file (default {DEFAULT_CONFIG})"
         )
 
-    config(command("run", _run, "Run the agent until it is stopped."))
-    config(command("check", _check, "Check a configuration and say everything that is wrong with it."))
+    def layered(added: argparse.ArgumentParser) -> None:
+        config(added)
+        added.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="above all files and the environment, such as device.name=press-07; may be repeated",
+        )
+
+    layered(command("run", _run, "Run the agent until it is stopped."))
+    layered(command("check", _check, "Check a configuration and say everything that is wrong with it."))
+    configuration = command("config", None, "Show the configuration as it takes effect, or renew it.")
+    about = configuration.add_subparsers(required=True, metavar="WHAT")
+    whole = about.add_parser("show", help="print all of it, defaults too, as YAML")
+    whole.add_argument("--origins", action="store_true", help="say where each value comes from")
+    whole.set_defaults(command=_config_show)
+    layered(whole)
     command("schema", _schema, "Print the configuration's JSON Schema, for editors.")
     _add_enrol(command("enrol", _enrol, "Get this device's identity from its fleet's enrolment server."))
     shown = command("status", _status, "Ask the running agent how it is.")

@@ -17,11 +17,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import entry_points
 from types import ModuleType
-from typing import Generic, TypeVar, Union
+from typing import Annotated, Generic, TypeVar, Union
 
 import msgspec
 
 from marram.errors import MarramError
+
+Name = Annotated[
+    str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$(?!\n)", examples=["watch", "press_07"])
+]
+"""What one configured sensor or output is called."""
 
 C = TypeVar("C", bound=msgspec.Struct)
 T = TypeVar("T")

@@ -41,7 +41,12 @@ def output(name: str, shape: Sequence[int | str], kind: int = TensorProto.FLOAT)
     return helper.make_tensor_value_info(name, kind, shape)
 
 
-def classifier(weight: float = 1.0, operator: str = "Softmax", domain: str = "") -> bytes:
+def classifier(
+    weight: float = 1.0,
+    operator: str = "Softmax",
+    domain: str = "",
+    shape: Sequence[int | str] = ("batch", len(CHANNELS), LENGTH),
+) -> bytes:
     """scores = softmax((-m, m)), m = weight * the mean of a window: above 0 it is "high".
 
     operator: what stands in place of Softmax, of an operator set that this runtime may lack.
@@ -54,7 +59,8 @@ def classifier(weight: float = 1.0, operator: str = "Softmax", domain: str = "")
     ]
     weights = np.array([-weight, weight], np.float32)
     initializers = {"axis": np.array([1], np.int64), "weights": weights}
-    return model(nodes, [output("scores", ("batch", 2))], initializers, domains=[domain] if domain else [])
+    domains = [domain] if domain else []
+    return model(nodes, [output("scores", ("batch", 2))], initializers, shape, domains=domains)
 
 
 def manifest(**changes: object) -> Manifest:

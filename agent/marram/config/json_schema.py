@@ -22,6 +22,9 @@ def json_schema(config: Struct, title: str) -> dict[str, Any]:
     schema = msgspec.json.schema(config, schema_hook=_foreign)
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = title
+    root = schema["$defs"][config.__name__]
+    if getattr(config, "layered", False):
+        root["anyOf"] = [{"required": root.pop("required")}, {"required": ["extends"]}]
     definitions = schema["$defs"]
     for kind in structs(config):
         qualified = f"{kind.cls.__module__}.{kind.cls.__name__}"

@@ -1,6 +1,9 @@
-"""Load one YAML file into a struct, or say everything that is wrong with it.
+"""Load a configuration into a struct, or say everything that is wrong with it.
 
     config = load(Path("marram.yaml"), Agent)
+
+A struct whose class says ``layered`` may have bases, drop-ins and settings from outside the file (see
+``marram.config.layers``); any other is one file.
 
 A struct may have a method ``problems(self) -> Iterable[tuple[tuple[str | int, ...], str]]`` for what no
 single field can tell; it yields paths relative to itself and messages, reported at their place.
@@ -8,71 +11,57 @@ single field can tell; it yields paths relative to itself and messages, reported
 
 from __future__ import annotations
 
-import errno
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import msgspec.inspect as mi
 
-from marram.config.nodes import Mapping, UnreadableError, compose
-from marram.config.problems import InvalidConfigError, Problem
+from marram.config.layers import Merged, Over, read_alone, read_layers, tree
+from marram.config.nodes import Mapping
+from marram.config.problems import InvalidConfigError, Problem, Source
 from marram.config.values import Place
-from marram.config.walk import MAX_VALUES, TooManyValuesError, Walker
-from marram.errors import ConfigError
-
-MAX_BYTES = 1 << 20
+from marram.config.walk import Walker
 
 T = TypeVar("T")
 
 
-def load(path: Path, type: type[T], *, check_files: bool = True) -> T:
-    """The configuration in a file. Relative paths in it begin at the file's own folder.
+@dataclass(frozen=True, slots=True)
+class Loaded(Generic[T]):
+    """A configuration, and the layers that it was made of."""
 
-    check_files: look whether files and folders that must exist do; off to check a file meant for another
-    machine. Raises ConfigError (InvalidConfigError, where the text itself is at fault).
+    value: T
+    merged: Merged
+
+
+def load(path: Path, type: type[T], *, over: Over | None = None, check_files: bool = True) -> T:
+    """The configuration in a file. Relative paths in it begin at the folder of the file that they stand in.
+
+    over: environment and command line. check_files: look whether files and folders that must exist do; off
+    to check a file meant for another machine. Raises ConfigError (InvalidConfigError, where a text is at
+    fault).
     """
-    text = _read(path)
-    return loads(text, type, source=str(path), place=Place(path.absolute().parent, check_files))
+    return load_all(path, type, over=over, check_files=check_files).value
+
+
+def load_all(path: Path, type: type[T], *, over: Over | None = None, check_files: bool = True) -> Loaded[T]:
+    """As ``load``, with the layers."""
+    layered = getattr(type, "layered", False)
+    merged = read_layers(path, over or Over()) if layered else read_alone(path)
+    return Loaded(_build(merged.root, type, check_files, merged.problems), merged)
 
 
 def loads(text: str, type: type[T], source: str, place: Place) -> T:
-    """As ``load``, of a text; ``source`` names it in messages. Raises InvalidConfigError."""
-    try:
-        root = compose(text)
-    except UnreadableError as error:
-        raise InvalidConfigError(source, text, [error.problem]) from error
-    if root is None:
-        root = Mapping(1, 1)
-    walker = Walker(place)
-    try:
-        value = walker.build(root, mi.type_info(type), (), root)
-    except TooManyValuesError as error:
-        message = f"expected at most {MAX_VALUES} values, found more once the aliases are followed"
-        raise InvalidConfigError(source, text, [Problem(1, 1, (), message)]) from error
-    if walker.problems:
-        raise InvalidConfigError(source, text, walker.problems)
+    """As ``load``, of one text without other layers; ``source`` names it. Raises InvalidConfigError."""
+    root, problems = tree(Source(source, text, place.folder))
+    return _build(root, type, place.check_files, problems)
+
+
+def _build(root: Mapping, type: type[T], check_files: bool, problems: Iterable[Problem]) -> T:
+    walker = Walker(root, check_files)
+    value = walker.value(mi.type_info(type))
+    if found := [*problems, *walker.problems]:
+        raise InvalidConfigError(found)
     assert isinstance(value, type)
     return value
-
-
-def _read(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except IsADirectoryError as error:
-        raise ConfigError(f"{path} is a folder: name the YAML file in it") from error
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path} does not exist: write it, or name another file with --config") from error
-    except OSError as error:
-        reason = error.strerror or errno.errorcode.get(error.errno or 0, "error")
-        raise ConfigError(f"{path} cannot be read: {reason}") from error
-    if len(data) > MAX_BYTES:
-        raise ConfigError(f"{path} is larger than {MAX_BYTES >> 10} KiB: this is not a configuration file")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        begin = data.rfind(b"\n", 0, error.start) + 1
-        column = len(data[begin : error.start].decode("utf-8", "replace")) + 1
-        message = f"expected UTF-8 text, found the byte 0x{data[error.start]:02x}: save the file as UTF-8"
-        raise InvalidConfigError(str(path), "", [Problem(line, column, (), message)]) from error

@@ -1,10 +1,11 @@
-"""One mistake in a configuration file, and how it is shown: the place, the words, the user's own line."""
+"""One mistake in a configuration, and how it is shown: the place, the words, the user's own line."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path as FilePath
 
 from marram.errors import ConfigError
 
@@ -17,10 +18,32 @@ _SHOWN = 100
 _EXCERPT_WIDTH = 100
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """A text that configures: a file, an environment variable, an option of the command line.
+
+    name: as it is shown. folder: where relative paths begin. rank: mistakes in the smaller are told first.
+    lines: whether lines and columns say where something stands; in one short value they do not.
+    """
+
+    name: str
+    text: str
+    folder: FilePath
+    rank: int = 0
+    lines: bool = True
+
+    def place(self, line: int, column: int | None = None) -> str:
+        """``file:line:column``, without the column if none is given."""
+        if not self.lines:
+            return self.name
+        return f"{self.name}:{line}" if column is None else f"{self.name}:{line}:{column}"
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """A mistake at a 1-based line and column (in characters); ``path`` is empty for the file as a whole."""
 
+    source: Source
     line: int
     column: int
     path: Path
@@ -28,15 +51,14 @@ class Problem:
 
 
 class InvalidConfigError(ConfigError):
-    """A configuration file with mistakes; ``problems`` holds them all, in the order of the file."""
+    """A configuration with mistakes; ``problems`` holds them all, by layer and line."""
 
-    def __init__(self, source: str, text: str, problems: Sequence[Problem]) -> None:
-        self.source = source
-        self.problems = tuple(sorted(problems, key=lambda problem: (problem.line, problem.column)))
-        lines = LINE_BREAK.split(text)
-        shown = [_render(source, lines, problem) for problem in self.problems[:_SHOWN]]
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(sorted(problems, key=lambda one: (one.source.rank, one.line, one.column)))
+        lines = {one.source: LINE_BREAK.split(one.source.text) for one in self.problems}
+        shown = [_render(lines[problem.source], problem) for problem in self.problems[:_SHOWN]]
         if len(self.problems) > _SHOWN:
-            shown.append(f"{source}: and {len(self.problems) - _SHOWN} more")
+            shown.append(f"and {len(self.problems) - _SHOWN} more")
         super().__init__("\n".join(shown))
 
 
@@ -56,10 +78,11 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
-def _render(source: str, lines: Sequence[str], problem: Problem) -> str:
-    where = f"{source}:{problem.line}:{problem.column}: "
+def _render(lines: Sequence[str], problem: Problem) -> str:
     key = f"{dotted(problem.path)}: " if problem.path else ""
-    head = where + key + problem.message
+    head = f"{problem.source.place(problem.line, problem.column)}: {key}{problem.message}"
+    if not problem.source.lines:
+        return head
     line = lines[problem.line - 1] if problem.line <= len(lines) else ""
     if not line.strip():
         return head

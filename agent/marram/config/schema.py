@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -29,6 +29,7 @@ from marram.config.values import (
     Size,
     TopicFilter,
 )
+from marram.config.versions import CURRENT
 from marram.link.keys.key import SOURCE
 from marram.outputs.output import OUTPUTS, OutputConfig
 from marram.releases.gates import Limits
@@ -66,6 +67,8 @@ KeySource = Annotated[
         ],
     ),
 ]
+Base = Annotated[str, msgspec.Meta(min_length=1, examples=["raspberry-pi-5", "../sites/press-line.yaml"])]
+Bases = Base | tuple[Base, ...]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 Threads = Annotated[int, msgspec.Meta(ge=1, le=256)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -316,9 +319,17 @@ class Labels(_Section, frozen=True, kw_only=True):
     mqtt: MqttLabels | None = None
 
 
+def _repeated(section: str, names: Sequence[str | None]) -> Problems:
+    for index, name in enumerate(names):
+        if name is not None and name in names[:index]:
+            yield (section, index, "name"), f"expected a name of its own, found {name!r} a second time"
+
+
 class Agent(_Section, frozen=True, kw_only=True):
     """The configuration of one Marram agent.
 
+    version: of the configuration, that the file was written for.
+    extends: the file or files that a file builds on: names of boards or sites, or paths.
     device: the machine.
     sensors: where samples come from.
     model: the model and how it runs.
@@ -333,6 +344,10 @@ class Agent(_Section, frozen=True, kw_only=True):
     watch: what the machine must be spared.
     """
 
+    layered: ClassVar[bool] = True
+
+    version: Annotated[int, msgspec.Meta(ge=1, le=CURRENT)] = 1
+    extends: Bases = ()
     sensors: Annotated[tuple[SensorUnion, ...], msgspec.Meta(min_length=1)]
     model: Model
     device: Device = msgspec.field(default_factory=Device)
@@ -356,9 +371,9 @@ class Agent(_Section, frozen=True, kw_only=True):
         if self.model.file is not None and self.learning is not None and self.learning.schedule is not None:
             yield ("learning", "schedule"), "expected no schedule: a bare model file cannot be trained"
         names = [sensor.name for sensor in self.sensors]
-        for index, name in enumerate(names):
-            if name in names[:index]:
-                yield ("sensors", index, "name"), f"expected a name of its own, found {name!r} a second time"
+        yield from _repeated("sensors", names)
+        yield from _repeated("outputs", [output.name for output in self.outputs])
+        for index in range(len(self.sensors)):
             yield from self._unknown_ports(index)
         for channel, config in self.stream.channels.items():
             if config.source is not None and config.source.partition(".")[0] not in names:

@@ -35,11 +35,13 @@ class Reader:
     """Reads one notation. ``expected`` completes "expected ..."; ``read`` raises ValueError.
 
     A ValueError without words means that the value is not in the notation; one with words is a problem
-    of its own, and they are shown as they are.
+    of its own, and they are shown as they are. ``write``: the shortest way to write a value, where it is
+    not simply its text.
     """
 
     expected: str
     read: Callable[[Plain, Place], object]
+    write: Callable[[Any], str] | None = None
 
 
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?|\.\d+)\s*(ms|s|m|min|h|d)$")
@@ -94,6 +96,24 @@ def read_size(value: Plain, place: Place | None = None) -> int:
     if size > _LARGEST:
         raise ValueError("expected a size of less than 2^63 bytes, found a larger one")
     return int(size)
+
+
+def write_duration(value: float) -> str:
+    """Seconds in the largest unit that divides them: ``"2h"``, ``"1500ms"``; "0s" for none."""
+    for unit in ("d", "h", "m", "s", "ms"):
+        count = value / _SECONDS[unit]
+        if count >= 1 and count == int(count) and int(count) * _SECONDS[unit] == value:
+            return f"{int(count)}{unit}"
+    # A plain number may have an exponent, one with a unit may not.
+    return repr(value) if value else "0s"
+
+
+def write_size(value: int) -> str:
+    """Bytes in the largest binary unit that divides them: ``"64MiB"``."""
+    for unit in ("TiB", "GiB", "MiB", "KiB"):
+        if value and value % _BYTES[unit] == 0:
+            return f"{value // _BYTES[unit]}{unit}"
+    return str(value)
 
 
 def _path(exists: Callable[[Path], bool] | None, kind: str) -> Reader:
@@ -165,7 +185,7 @@ _PATH_SCHEMA = {"type": "string", "minLength": 1}
 Duration = Annotated[
     float,
     _meta(
-        Reader("a duration such as 30s, 5m, 2h, 7d or a number of seconds", read_duration),
+        Reader("a duration such as 30s, 5m, 2h, 7d or a number of seconds", read_duration, write_duration),
         {
             "pattern": _DURATION.pattern,
             "examples": ["30s", "5m", "2h", "7d", 60],
@@ -177,7 +197,7 @@ Duration = Annotated[
 Size = Annotated[
     int,
     _meta(
-        Reader("a size such as 64MiB, 10MB or a number of bytes", read_size),
+        Reader("a size such as 64MiB, 10MB or a number of bytes", read_size, write_size),
         {"pattern": _SIZE.pattern, "examples": ["64MiB", "10MB", 65536]},
     ),
 ]

@@ -1,4 +1,4 @@
-"""A tree of YAML nodes against a type: the value it makes, or every problem with its place.
+"""A tree of YAML nodes (see ``flatten``) against a type: the value it makes, or every problem with its place.
 
 The walker follows ``msgspec.inspect``'s view of the type, so whatever a struct declares (constraints,
 defaults, tags) is what the file is checked for; there is no second description to keep in step.
@@ -12,13 +12,11 @@ from typing import Final
 import msgspec.inspect as mi
 
 from marram.config.expected import bare, closest, did_you_mean, expected, found, reader_of
-from marram.config.nodes import Mapping, Node, Scalar, Sequence
+from marram.config.nodes import Mapping, Node, Scalar, Sequence, is_blank, is_nothing
 from marram.config.problems import Path, Problem
 from marram.config.scalars import MismatchError, convert, plain, read
 from marram.config.values import Place
 
-# Values built in all, aliases followed: a few lines of nested aliases would otherwise make billions.
-MAX_VALUES = 100_000
 # Looking for the nearest name costs a millisecond, and only the first problems are shown.
 _MOST_HINTS = 100
 
@@ -35,29 +33,28 @@ _MAKE: dict[type[mi.Type], Callable[[Iterable[object]], object]] = {
 }
 
 
-class TooManyValuesError(Exception):
-    """The aliases of the file multiply to more than ``MAX_VALUES`` values."""
-
-
 class Walker:
     """Builds one value out of one tree; ``problems`` holds what was wrong.
 
     ``at`` in the methods is the place to report what has no place of its own, such as a missing key: the
-    key above it, or the start of the list item.
+    key above it, or the start of the list item. What a section lacks that stands in a base alone is reported
+    at the main file, which is where it is to be written.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, root: Mapping, check_files: bool) -> None:
         self.problems: list[Problem] = []
-        self._place = place
-        self._values = 0
+        self._root, self._check_files = root, check_files
+
+    def value(self, kind: mi.Type) -> object:
+        """The whole tree as ``kind``, or BAD."""
+        return self.build(self._root, kind, (), self._root)
 
     def build(self, node: Node, kind: mi.Type, path: Path, at: Node) -> object:
         """The value of ``node`` as ``kind``, or BAD."""
-        self._count()
         reader = reader_of(kind)
         if reader and isinstance(node, Scalar) and node.tag != "null":
             try:
-                return read(node, kind, reader, self._place)
+                return read(node, kind, reader, Place(node.source.folder, self._check_files))
             except MismatchError as mismatch:
                 return self._bad(node, path, str(mismatch))
         if reader:
@@ -71,7 +68,7 @@ class Walker:
             case mi.DictType():
                 return self._dict(node, inner, path)
             case mi.AnyType():
-                return self._anything(node, path)
+                return self._anything(node)
         if isinstance(inner, _COLLECTIONS):
             return self._collection(node, inner, path)
         if not isinstance(node, Scalar):
@@ -81,13 +78,8 @@ class Walker:
         except MismatchError as mismatch:
             return self._bad(node, path, str(mismatch))
 
-    def _count(self) -> None:
-        self._values += 1
-        if self._values > MAX_VALUES:
-            raise TooManyValuesError
-
     def _bad(self, node: Node, path: Path, message: str) -> object:
-        self.problems.append(Problem(node.line, node.column, path, message))
+        self.problems.append(Problem(node.source, node.line, node.column, path, message))
         return BAD
 
     def _mismatch(self, node: Node, kind: mi.Type, path: Path) -> object:
@@ -100,7 +92,7 @@ class Walker:
         choices = [choice for choice in kind.types if not isinstance(bare(choice), mi.NoneType)]
         structs = [inner for choice in choices if isinstance(inner := bare(choice), mi.StructType)]
         # "learning:" with nothing under it asks for the section as it is by default; "~" for none.
-        if optional and isinstance(node, Scalar) and node.tag == "null" and (node.value or not structs):
+        if optional and is_nothing(node) and not (structs and is_blank(node)):
             return None
         if len(choices) == 1:
             return self.build(node, choices[0], path, at)
@@ -124,11 +116,11 @@ class Walker:
     # Structs
 
     def _structs(self, node: Node, kinds: list[mi.StructType], path: Path, at: Node) -> object:
-        if isinstance(node, Scalar) and node.tag == "null" and not node.value:
-            node = Mapping(node.line, node.column)
+        if is_blank(node):
+            node = Mapping(node.source, node.line, node.column)
         if not isinstance(node, Mapping):
             return self._mismatch(node, kinds[0], path)
-        entries = self._entries(node, path)
+        entries = _entries(node)
         tag_field = kinds[0].tag_field
         if tag_field is None:
             return self._struct(node, kinds[0], entries, path, at)
@@ -170,7 +162,8 @@ class Walker:
                 key, value = entries[name]
                 values[field.name] = self.build(value, field.type, (*path, name), key)
             elif field.required and name not in misspelt:
-                self._bad(at, (*path, name), f"this key is missing: expected {expected(field.type)}")
+                lacking = self._lacking(at, path)
+                self._bad(lacking, (*path, name), f"this key is missing: expected {expected(field.type)}")
         if len(self.problems) > before:
             return BAD
         try:
@@ -185,14 +178,19 @@ class Walker:
         if problems is None:
             return
         for relative, message in problems():
-            place = self._locate(node, relative, at)
+            place = self._locate(node, relative, self._lacking(at, path))
             self._bad(place, (*path, *relative), message)
+
+    def _lacking(self, at: Node, path: Path) -> Node:
+        """Where a section lacks something. An item of a list is at home in its own file."""
+        listed = any(isinstance(step, int) for step in path)
+        return at if listed or at.source.rank >= self._root.source.rank else self._root
 
     def _locate(self, node: Node, relative: Path, at: Node) -> Node:
         """The node at a relative path, or the nearest one above it that the file holds."""
         for key in relative:
             if isinstance(node, Mapping) and isinstance(key, str):
-                entry = self._entries(node, None).get(key)
+                entry = _entries(node).get(key)
                 if entry is None:
                     return at
                 at, node = entry
@@ -202,37 +200,15 @@ class Walker:
                 return at
         return node if relative else at
 
-    def _entries(self, node: Mapping, path: Path | None) -> dict[str, tuple[Scalar, Node]]:
-        """The entries by key; duplicates are problems (unless ``path`` is None), merges are followed."""
-        entries: dict[str, tuple[Scalar, Node]] = {}
-        merged: list[Node] = []
-        for key, value in node.entries:
-            if key.tag == "merge":
-                merged += value.items if isinstance(value, Sequence) else [value]
-            elif key.value not in entries:
-                entries[key.value] = (key, value)
-            elif path is not None:
-                first = entries[key.value][0].line
-                self._bad(key, (*path, key.value), f"this key stands twice, first at line {first}")
-        for source in merged:
-            self._count()
-            if isinstance(source, Mapping):
-                for name, entry in self._entries(source, None).items():
-                    self._count()
-                    entries.setdefault(name, entry)
-            elif path is not None:
-                self._bad(source, (*path, "<<"), f"expected a mapping to merge, found {found(source)}")
-        return entries
-
     # Collections
 
     def _dict(self, node: Node, kind: mi.DictType, path: Path) -> object:
-        if isinstance(node, Scalar) and node.tag == "null" and not node.value:
+        if is_blank(node):
             return {}
         if not isinstance(node, Mapping):
             return self._mismatch(node, kind, path)
         result, good = {}, True
-        for name, (key, value) in self._entries(node, path).items():
+        for name, (key, value) in _entries(node).items():
             built_key = self.build(key, kind.key_type, (*path, name), key)
             built = self.build(value, kind.value_type, (*path, name), key)
             good = good and built_key is not BAD and built is not BAD
@@ -241,8 +217,8 @@ class Walker:
         return result if good else BAD
 
     def _collection(self, node: Node, kind: mi.Type, path: Path) -> object:
-        if isinstance(node, Scalar) and node.tag == "null" and not node.value:
-            node = Sequence(node.line, node.column)
+        if is_blank(node):
+            node = Sequence(node.source, node.line, node.column)
         if not isinstance(node, Sequence):
             return self._mismatch(node, kind, path)
         if isinstance(kind, mi.TupleType):
@@ -267,13 +243,11 @@ class Walker:
                 return make(built)
         return tuple(built)
 
-    def _anything(self, node: Node, path: Path) -> object:
-        self._count()
+    def _anything(self, node: Node) -> object:
         if isinstance(node, Mapping):
-            entries = self._entries(node, path).items()
-            return {name: self._anything(value, (*path, name)) for name, (_, value) in entries}
+            return {key.value: self._anything(value) for key, value in node.entries}
         if isinstance(node, Sequence):
-            return [self._anything(item, (*path, index)) for index, item in enumerate(node.items)]
+            return [self._anything(item) for item in node.items]
         if node.tag == "null":
             return None
         return node.value.lower() in ("true", "yes", "on") if node.tag == "bool" else plain(node)
@@ -285,3 +259,7 @@ def _shape_fits(node: Node, kind: mi.Type) -> bool:
     if isinstance(node, Sequence):
         return isinstance(kind, _COLLECTIONS)
     return not isinstance(kind, _MAPPINGS + _COLLECTIONS)
+
+
+def _entries(node: Mapping) -> dict[str, tuple[Scalar, Node]]:
+    return {key.value: (key, value) for key, value in node.entries}

@@ -9,11 +9,17 @@ from typing import Protocol
 import msgspec
 
 from marram.inference.prediction import Prediction
-from marram.registry import Registry
+from marram.registry import Name, Registry
 
 
 class OutputConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="type"):
-    """What every output has: a ``type``."""
+    """What every output has.
+
+    name: what the output is called in status, by default its number and type; layers of the configuration
+    merge outputs of one name.
+    """
+
+    name: Name | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,17 +6,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import msgspec
 
 from marram.config.machine import Board, BoardNames
-from marram.registry import Registry
+from marram.registry import Name, Registry
 from marram.stream.blocks import Samples
-
-Name = Annotated[
-    str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$(?!\n)", examples=["watch", "press_07"])
-]
 
 
 class SensorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="type"):

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from marram.config.load import MAX_BYTES, load
+from marram.config.layers import MAX_BYTES
+from marram.config.load import load
 from marram.config.problems import InvalidConfigError
 from marram.config.schema import Agent
 from marram.errors import ConfigError
