@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import signal
 import sys
@@ -39,11 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    from marram.logs import configure
+
     config = _configuration(options)
-    level = config.device.log_level.upper()
-    logging.basicConfig(
-        stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    configure(config.device.log_level, config.device.name)
     from marram.daemon import Daemon
 
     daemon = Daemon(config)

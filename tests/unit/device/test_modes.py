@@ -44,7 +44,7 @@ def test_a_short_loss_of_the_network_is_no_mode():
 
 def test_the_page_has_every_mode_with_what_goes_on_and_what_stops():
     table = {row[0].strip("`"): row for row in docs("operating.md").table("## Degraded modes")}
-    assert {name: row[1:] for name, row in table.items()} == {
+    assert {name: [text.replace("`", "") for text in row[1:]] for name, row in table.items()} == {
         name: [text.replace("`", "") for text in (mode.goes_on, mode.stops, mode.todo)]
         for name, mode in MODES.items()
     }
