@@ -2,8 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SEEDS ?= 200
+ARCH ?= amd64
+DEBIAN ?= 12
 
-.PHONY: demo test lint bench simulate powercuts bundles lock clean
+.PHONY: demo test lint bench simulate powercuts bundles lock clean deb deb-size system
 
 demo: .venv/.demo
 	$(BIN)/python -m examples.shoulder.demo
@@ -27,10 +29,24 @@ simulate: .venv/.test
 powercuts: .venv/.test
 	$(BIN)/python -m tests.support.powercut $(CUTS)
 
+# Debian packages for one release and one processor, in build/deb: make deb ARCH=arm64 DEBIAN=13
+deb: .venv/.package
+	$(BIN)/python packaging/deb/build.py --arch $(ARCH) --debian $(DEBIAN)
+
+# What takes how much of them; fails when the agent's is over its budget.
+deb-size: deb
+	$(BIN)/python packaging/deb/size.py build/deb/*~deb$(DEBIAN)_$(ARCH).deb
+
+# The packages and units in a booted systemd, on both Debian releases (needs root).
+system: .venv/.test
+	MARRAM_DEBIAN=12 MARRAM_SYSTEM=all $(BIN)/python -m pytest -n 2 tests/system
+	MARRAM_DEBIAN=13 MARRAM_SYSTEM=all $(BIN)/python -m pytest -n 2 tests/system
+
 # Build the committed example bundles again (needs torch).
 bundles: .venv/.test
 	$(BIN)/marram-cloud workshop build examples/shoulder
 	$(BIN)/marram-cloud workshop build examples/host
+	$(BIN)/python -m examples.sites.make
 
 # Write down the versions that are installed now, for everybody's set-up.
 lock: .venv/.test

@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from marram import RELEASED
-from marram.bundle.bare import open_model
 from marram.bundle.file import Bundle
 from marram.bundle.manifest import Manifest
 from marram.config.schema import Agent, Cloud, Learning
-from marram.config.schema import Model as ModelConfig
 from marram.device.clock import Clock
 from marram.device.resources import Resources, minute_of_day
+from marram.device.watch import Watcher
 from marram.enrolment.renewal import Renewal
 from marram.errors import BundleError, ProgramError
+from marram.health import obey, observed
 from marram.inference.model import Model, int8_model
 from marram.inference.pipeline import Pipeline
 from marram.inference.queue import WindowQueue
@@ -37,6 +37,7 @@ from marram.link.mqtt import LinkEvent, Message, MqttLink, Options, Up
 from marram.loop import Loop
 from marram.outputs.output import OUTPUTS, OutputConfig, OutputContext
 from marram.programs.program import ProgramOptions
+from marram.releases.configured import open_configured
 from marram.releases.hold import Hold
 from marram.releases.installation import Installation
 from marram.releases.swap import Swap
@@ -73,16 +74,28 @@ class Parts:
     updater: Updater | None = None
     renewal: Renewal | None = None
     labels: MqttLink | None = None
+    watcher: Watcher | None = None
     sensor_errors: dict[str, str] = field(default_factory=dict)
 
 
 def assemble(config: Agent) -> Parts:
     """Open everything. Raises MarramError with the reason when something cannot be used."""
+<<<<<<< HEAD
     configured = _configured(config.model)
     installation = Installation.open(config.device.state / "releases", configured, deadlines(config.releases))
+=======
+    source = config.model.bundle or config.model.file
+    assert source is not None, "the schema sees to it"
+    configured, damaged = open_configured(source, config.model.description, config.device.state / "releases")
+    releases = config.releases
+    deadlines = Deadlines(releases.deadline, 2 * releases.preflight_timeout, releases.trial.deadline)
+    installation = Installation.open(config.device.state / "releases", configured, deadlines)
+>>>>>>> b26a2f840f8295ce46f961d5983f5fcf92f17b0e
     identity = identities.load(config.cloud.identity, key=config.cloud.key) if config.cloud else None
     clock = _clock(installation, identity)
-    bundle, path, model = installation.start(lambda one: int8_model(one, program_options(config)), clock())
+    bundle, path, model, broken = installation.start(
+        lambda one: int8_model(one, program_options(config)), clock(), curable=identity is not None
+    )
     loop = Loop(clock)
     sensors = open_sensors(config, config.sensors)
     context = OutputContext(identity.subject.name if identity else config.device.name, bundle.manifest.name)
@@ -96,7 +109,20 @@ def assemble(config: Agent) -> Parts:
         hold=Hold(config.device.state / "releases" / "hold"),
         resources=Resources(),
     )
+<<<<<<< HEAD
     parts.pipeline.fallback = fallback(config, installation)
+=======
+    parts.pipeline.broken = broken
+    parts.watcher = Watcher(
+        settings=config.watch,
+        board=config.board,
+        state=config.device.state,
+        observe=lambda: observed(parts, clock.behind, damaged),
+        obey=lambda orders: obey(parts, orders),
+    )
+    loop.add(parts.watcher)
+    _add_fallback(config, parts)
+>>>>>>> b26a2f840f8295ce46f961d5983f5fcf92f17b0e
     if config.learning is not None:
         _add_learning(config, config.learning, bundle, path, parts)
     if config.cloud is not None and identity is not None:
@@ -104,13 +130,6 @@ def assemble(config: Agent) -> Parts:
     if config.labels.mqtt is not None:
         parts.labels = label_link(config, parts.pipeline)
     return parts
-
-
-def _configured(model: ModelConfig) -> Bundle:
-    """What the YAML names. Raises BundleError."""
-    path = model.bundle or model.file
-    assert path is not None, "the schema sees to it"
-    return open_model(path, model.description)
 
 
 def program_options(config: Agent) -> ProgramOptions:
@@ -151,6 +170,7 @@ def open_sensors(config: Agent, wanted: Iterable[SensorConfig]) -> dict[str, Sen
     return {sensor.name: SENSORS.open(sensor, context) for sensor in wanted}
 
 
+<<<<<<< HEAD
 def output_names(config: Agent) -> dict[str, OutputConfig]:
     """What the outputs are called."""
     return {
@@ -162,6 +182,13 @@ def output_names(config: Agent) -> dict[str, OutputConfig]:
 def make_stream(config: Agent, manifest: Manifest, sensors: dict[str, Sensor]) -> Stream:
     """Raises ConfigError where a channel has no source."""
     return Stream(
+=======
+def _pipeline(
+    config: Agent, bundle: Bundle, model: Model | None, sensors: dict[str, Sensor], identity: Identity | None
+) -> Pipeline:
+    manifest = bundle.manifest
+    stream = Stream(
+>>>>>>> b26a2f840f8295ce46f961d5983f5fcf92f17b0e
         manifest.channel_names,
         manifest.rate,
         manifest.length,
@@ -204,7 +231,6 @@ def _add_learning(config: Agent, learning: Learning, bundle: Bundle, path: Path,
         store=parts.pipeline.store,
         resources=parts.resources,
         child=TrainerChild(),
-        watch=config.watch,
     )
     if learning.schedule is not None:
         parts.local = LocalLearning(
@@ -335,7 +361,7 @@ def _rounds(
     def make() -> Participant:
         return Participant(topics, author, trust, manifest.family, journal.memory())
 
-    return Rounds(make, journal, link, parts.workshop, parts.loop, parts.loop.clock)
+    return Rounds(make, journal, link, parts.workshop, parts.loop)
 
 
 def label_link(config: Agent, pipeline: Pipeline) -> MqttLink:

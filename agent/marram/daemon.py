@@ -160,6 +160,8 @@ class Daemon:
             parts.workshop.stop()
         if parts.updater is not None:
             parts.loop.post(parts.updater.end)
+        if parts.watcher is not None:
+            parts.loop.post(parts.watcher.end)
         parts.loop.post(parts.installation.stop)
         parts.loop.stop()
         self._readers.stop()

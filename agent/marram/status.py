@@ -95,6 +95,9 @@ def status(config: Agent, parts: Parts) -> dict[str, Any]:
             "bytes_in": parts.link.bytes_in,
         }
     answer["release"] = releases(parts)
+    if parts.watcher is not None:
+        answer["modes"] = parts.watcher.modes_status()
+        answer["watch"] = parts.watcher.status(parts.loop.clock())
     if parts.renewal is not None:
         renewal, now = parts.renewal, time.time()
         answer["identity"] = {
@@ -173,11 +176,14 @@ def text(answer: dict[str, Any]) -> str:
     lines = [
         f"{answer['device']}  up {answer['uptime']:.0f} s  "
         f"memory {answer['memory']['pss'] / 2**20:.0f} MiB PSS ({answer['memory']['rss'] / 2**20:.0f} RSS)",
-        f"model     {model['name'] or 'none yet: the device is still learning'}",
+        f"model     {model['name'] or _no_model(answer)}",
         f"windows   {windows['predicted']} predicted ({windows['per_second']} a second), "
         f"{windows['waiting']} waiting, {windows['dropped']} dropped, {windows['failed']} failed",
         f"latency   {windows['latency_us']['p50']:.0f} us median, {windows['latency_us']['p99']:.0f} us p99",
     ]
+    lines += [f"mode      {name}: {mode['reason']}" for name, mode in answer.get("modes", {}).items()]
+    if "watch" in answer:
+        lines.append(_watched(answer["watch"]))
     last = answer["last"]
     if last:
         causes = ", ".join(f"{cause['channel']} {cause['share']:.0%}" for cause in last.get("causes", ()))
@@ -219,6 +225,23 @@ def text(answer: dict[str, Any]) -> str:
             if sensor[key]
         ]
     return "\n".join(lines)
+
+
+def _no_model(answer: dict[str, Any]) -> str:
+    return "none" if "broken-model" in answer.get("modes", {}) else "none yet: the device is still learning"
+
+
+def _watched(watch: dict[str, Any]) -> str:
+    degrees, limit = watch["degrees"], watch["writes_per_day"]
+    parts = [f"{degrees:.0f} degC" if degrees is not None else "temperature unknown"]
+    if watch["under_voltage"]:
+        parts.append("under-voltage")
+    if watch["duty"] < 1:
+        parts.append(f"inference at {watch['duty']:.0%} duty")
+    if watch["training_paused"]:
+        parts.append(f"training paused ({watch['training_paused']})")
+    written = f"{watch['written_today'] / 2**20:.1f} MiB written today"
+    return f"machine   {', '.join(parts)}; {written}" + (f" of {limit / 2**20:.0f} allowed" if limit else "")
 
 
 def _identity(identity: dict[str, Any]) -> list[str]:

@@ -6,7 +6,6 @@ import queue
 from pathlib import Path
 from typing import Any
 
-from marram.config.machine import Watch
 from marram.config.schema import Governor, Learning, Trainer
 from marram.device.resources import Resources
 from marram.errors import TrainingError
@@ -60,5 +59,4 @@ def workshop(
         store=store,
         resources=Resources(),
         child=TrainerChild(),
-        watch=Watch(training_below=150),
     )

@@ -137,7 +137,7 @@ class Rig:
         deadlines = Deadlines(self.releases.deadline, 240.0, self.releases.trial.deadline)
         configured = open_model(self.configured, self.description)
         self.installation = Installation.open(self.folder / "releases", configured, deadlines)
-        bundle, _, _ = self.installation.start(lambda one: int8_model(one, ProgramOptions()), self.clock())
+        bundle, _, _, _ = self.installation.start(lambda one: int8_model(one, ProgramOptions()), self.clock())
         self.inference = Inference(bundle)
         self.loop = Loop(Clock(lambda: self.installation.machine.state.floor, self.clock))
         self.topics = Topics("fleet", "region")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -72,7 +74,14 @@ class Child:
     def kill(self) -> None:
         """End it; what it said before is still heard."""
         if self._process.poll() is None:
+            self.pause(False)  # one of a unit's ends itself, for which it must run
             self._process.kill()
+
+    def pause(self, paused: bool) -> None:
+        """Have it stand still, or go on. Its time goes on."""
+        if self._process.poll() is None:
+            with suppress(OSError):
+                os.kill(self._process.pid, signal.SIGSTOP if paused else signal.SIGCONT)
 
     def _write(self) -> None:
         assert self._process.stdin is not None

@@ -22,6 +22,11 @@ class Clock:
     _time: float = field(default=0.0, init=False)
     _at: float = field(default=0.0, init=False)
 
+    @property
+    def behind(self) -> bool:
+        """Whether the machine's clock says less than what has surely passed."""
+        return self.machine() < self.floor()
+
     def __call__(self) -> float:
         floor, machine, passed = self.floor(), self.machine(), self.passed()
         if machine >= floor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import psutil
 
@@ -32,12 +31,6 @@ class Resources:
     def free_memory(self) -> int:
         """Bytes that can be had without swapping."""
         return int(psutil.virtual_memory().available)
-
-    def temperature(self) -> float | None:
-        """The hottest sensor, degrees Celsius; None where the machine has none."""
-        readings: dict[str, list[Any]] = getattr(psutil, "sensors_temperatures", dict)()
-        values = [entry.current for entries in readings.values() for entry in entries if entry.current]
-        return max(values) if values else None
 
     def battery(self) -> float | None:
         """Charge in percent while on battery; None on mains or where there is no battery."""

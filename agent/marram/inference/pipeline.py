@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _LATENCIES = 4096
 _IDLE = 5.0
+_REST = 1.0
 _AHEAD = 60.0
 
 
@@ -38,7 +39,8 @@ class Pipeline:
     """See the module's docstring. model: None until the device has trained one of its own.
 
     labels: the model's. fallback: predicts the windows on which a new model fails, and takes its place then.
-    misbehaved: why that happened. shadow: sees windows that were predicted.
+    misbehaved: why that happened. shadow: sees windows that were predicted, or that no model could predict.
+    duty: share of the time that the model may take. broken: why there is no model, or why it fails now.
     """
 
     stream: Stream
@@ -54,6 +56,8 @@ class Pipeline:
     swaps: int = 0
     fallback: Model | None = None
     misbehaved: str = ""
+    broken: str = ""
+    duty: float = 1.0
     shadow: Callable[[Windows], None] | None = None
     output_errors: dict[str, int] = field(default_factory=dict)
     store_error: str = ""
@@ -97,9 +101,14 @@ class Pipeline:
 
     def swap(self, model: Model, fallback: Model | None = None) -> None:
         """Run this model from the next batch on."""
+<<<<<<< HEAD
         with self._swap_lock:
             self.model, self.fallback, self.misbehaved = model, fallback, ""
             self.swaps += 1
+=======
+        self.model, self.fallback, self.misbehaved, self.broken = model, fallback, "", ""
+        self.swaps += 1
+>>>>>>> b26a2f840f8295ce46f961d5983f5fcf92f17b0e
         log.info("inference runs %s", model.name)
 
     def renew(self, model: Model | None, fallback: Model | None, swaps: int) -> bool:
@@ -142,11 +151,24 @@ class Pipeline:
             self._predict(windows, arrived)
             if self.store is not None:
                 self._keep(windows)
+            self._rest(time.monotonic() - self.beat)
+
+    def _rest(self, busy: float) -> None:
+        """After ``busy`` s of work, as long as the duty wants; what comes meanwhile waits in the queue."""
+        rest = busy * (1.0 / self.duty - 1.0)
+        while rest > 0 and not self.queue.closed and self.duty < 1.0:
+            self.beat = time.monotonic()
+            self.queue.pause(min(rest, _REST))
+            rest -= time.monotonic() - self.beat
 
     def _predict(self, windows: Windows, arrived: NDArray[np.float64]) -> None:
         model, fallback = self.model, self.fallback
         if model is None:
-            self.unscored += len(windows)
+            if self.broken:
+                self.failed += len(windows)
+                self._show(windows)
+            else:
+                self.unscored += len(windows)
             return
         try:
             predictions = model.predict(windows, arrived)
@@ -158,10 +180,15 @@ class Pipeline:
                 self._predict(windows, arrived)
                 return
             self.failed += len(windows)
+            self.broken = str(error)
             if self.failed == len(windows) or self.failed % 1000 < len(windows):
                 log.error("%d windows could not be predicted so far: %s", self.failed, error)
             return
+        self.broken = ""
         self._tell(predictions)
+        self._show(windows)
+
+    def _show(self, windows: Windows) -> None:
         if self.shadow is not None:
             self.shadow(windows)
 
@@ -180,6 +207,7 @@ class Pipeline:
         self.predicted += len(predictions)
         self.last = predictions[-1]
         self._latencies.extend(prediction.latency_us for prediction in predictions)
+<<<<<<< HEAD
         with self._outputs_lock:
             for name, output in self.outputs.items():
                 try:
@@ -190,6 +218,17 @@ class Pipeline:
                     self.output_errors[name] = seen + 1
                     if seen % 1000 == 0:
                         log.error("output %s failed %d times: %s", name, seen + 1, error)
+=======
+        for name, output in self.outputs.items():
+            try:
+                output.write(predictions)
+            except Exception as error:
+                # Of its own making (OutputError) or not: the other outputs and inference go on.
+                seen = self.output_errors.get(name, 0)
+                self.output_errors[name] = seen + 1
+                if seen % 1000 == 0:
+                    log.error("output %s failed %d times: %s", name, seen + 1, error, extra={"output": name})
+>>>>>>> b26a2f840f8295ce46f961d5983f5fcf92f17b0e
 
     def _keep(self, windows: Windows | None) -> None:
         assert self.store is not None

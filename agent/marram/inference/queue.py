@@ -78,6 +78,11 @@ class WindowQueue:
             self._closed = True
             self._changed.notify_all()
 
+    def pause(self, seconds: float) -> None:
+        """Wait; not any longer once the queue is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed, seconds)
+
     @property
     def closed(self) -> bool:
         return self._closed

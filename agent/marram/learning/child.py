@@ -53,6 +53,12 @@ class TrainerChild:
         child.send(job)
         child.close()
 
+    def pause(self, paused: bool) -> None:
+        """Have a training that runs stand still, or go on."""
+        child = self._child
+        if child is not None:
+            child.pause(paused)
+
     def stop(self) -> None:
         """End the child, if there is one; its ``finished`` is not called any more."""
         with self._lock:

@@ -10,28 +10,24 @@ from marram.device.hours import within
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What was measured. cpu: load by others, percent. free_memory: bytes. temperature: degrees Celsius
-    or None where nothing measures it. battery: percent, None on mains. minute: of the local day, 0 to 1439.
-    trainable: windows that training could use. new: windows since the last training.
+    """What was measured. cpu: load by others, percent. free_memory: bytes. paused: why the watch lets nothing
+    train, "" when it does. battery: percent, None on mains. minute: of the local day, 0 to 1439. trainable:
+    windows that training could use. new: windows since the last training.
     """
 
     cpu: float
     free_memory: int
-    temperature: float | None
+    paused: str
     battery: float | None
     minute: int
     trainable: int
     new: int
 
 
-def decide(
-    settings: Governor, conditions: Conditions, minimum: int, training_below: float
-) -> tuple[bool, str]:
-    """(allowed, reason why not). minimum: windows that the round or schedule asks for.
-
-    training_below: degrees Celsius.
-    """
+def decide(settings: Governor, conditions: Conditions, minimum: int) -> tuple[bool, str]:
+    """(allowed, reason why not). minimum: windows that the round or schedule asks for."""
     for refused, reason in (
+        (bool(conditions.paused), conditions.paused),
         (conditions.trainable < minimum, f"{conditions.trainable} windows to train on, {minimum} are needed"),
         (
             conditions.new < settings.min_new_samples,
@@ -48,10 +44,6 @@ def decide(
         (
             conditions.battery is not None and conditions.battery < settings.min_battery,
             f"battery at {conditions.battery or 0:.0f} %, {settings.min_battery:.0f} % are needed",
-        ),
-        (
-            conditions.temperature is not None and conditions.temperature > training_below,
-            f"{conditions.temperature or 0:.0f} degC, training needs at most {training_below:.0f}",
         ),
         (
             conditions.cpu > settings.max_cpu,

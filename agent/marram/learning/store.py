@@ -105,6 +105,8 @@ class SampleStore:
         self._generation, self._used = self._fact("generation", 1), self._fact("used", 0)
         self._count = int(self._database.execute("SELECT count(*) FROM windows").fetchone()[0])
         self._bound = self._largest_kept()
+        self.paused = False  # nothing is written but what was asked for by name
+        self.stretch = 1.0  # times commit_every
 
     def settle(self, settings: StoreSettings) -> None:
         """Other limits from now on; what is too much goes when the next windows are committed."""
@@ -126,6 +128,8 @@ class SampleStore:
             keys = self._random.random(len(windows))
             for index in np.flatnonzero(keys < self._bound):
                 if len(self._pending) >= self._max_pending:
+                    if self.paused:
+                        break  # it is a sample of what came anyway
                     self._commit(now)
                 if not self._pending:
                     self._pending_since = now
@@ -209,7 +213,8 @@ class SampleStore:
 
     def _due(self, now: float) -> bool:
         # A clock that was set back must not keep windows from the disk for years.
-        return bool(self._pending) and not 0 <= now - self._pending_since < self._settings.commit_every
+        wait = self._settings.commit_every * self.stretch
+        return not self.paused and bool(self._pending) and not 0 <= now - self._pending_since < wait
 
     def _commit(self, now: float) -> None:
         """Room is made before the new rows go in, so that the file does not grow beyond its bound."""

@@ -6,15 +6,15 @@ Used by the rounds of a fleet and by a device that learns on its own.
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from marram.bundle.manifest import Manifest
-from marram.config.machine import Watch
 from marram.config.schema import Learning
 from marram.device.resources import Resources, minute_of_day
 from marram.errors import StorageError, TrainingError
@@ -37,7 +37,7 @@ class Learnt:
 
 @dataclass
 class Workshop:
-    """Where and with what this device trains. folder: for the child's files."""
+    """Where and with what this device trains. folder: for the child's files. paused: why none may."""
 
     config: Learning
     manifest: Manifest
@@ -47,7 +47,7 @@ class Workshop:
     store: SampleStore
     resources: Resources
     child: TrainerChild
-    watch: Watch = field(default_factory=Watch)
+    paused: str = ""
     refused: str = ""
     last: Result | None = None
     trainings: int = 0
@@ -59,13 +59,13 @@ class Workshop:
         conditions = Conditions(
             cpu=self.resources.others_cpu(),
             free_memory=self.resources.free_memory(),
-            temperature=self.resources.temperature(),
+            paused=self.paused,
             battery=self.resources.battery(),
             minute=minute_of_day(),
             trainable=counts.labelled if labelled else counts.windows,
             new=counts.new_labelled if labelled else counts.new,
         )
-        allowed, self.refused = decide(self.config.governor, conditions, minimum, self.watch.training_below)
+        allowed, self.refused = decide(self.config.governor, conditions, minimum)
         return allowed, self.refused
 
     def start(
@@ -76,14 +76,14 @@ class Workshop:
         learning_rate: float,
         mu: float,
         seed: int,
-        now: float,
         finished: Callable[[Learnt | TrainingError], None],
     ) -> None:
         """Train in the child; ``finished`` is called from another thread.
 
         Raises StorageError or TrainingError when it cannot begin.
         """
-        mark = self.store.begin_training(now)
+        # Windows bear the machine's time. The daemon's is later where that is wrong: all would be too old.
+        mark = self.store.begin_training(time.time())
         shutil.rmtree(self.folder, ignore_errors=True)
         start = self.folder / "start.f32"
         if parameters is not None:
@@ -110,6 +110,11 @@ class Workshop:
             finished(outcome if isinstance(outcome, TrainingError) else self._collect(outcome, mark))
 
         self.child.start(job, trainer.timeout, done)
+
+    def pause(self, reason: str) -> None:
+        """Let nothing train for this reason, or let it again (""); a training that runs stands still."""
+        self.paused = reason
+        self.child.pause(bool(reason))
 
     def stop(self) -> None:
         self.child.stop()

@@ -43,11 +43,14 @@ class Installation:
         machine = Machine(state, deadlines, __version__, configured.digest)
         return Installation(Slots(folder, configured), machine, _saved=state)
 
-    def start(self, load: Callable[[Bundle], Loaded], now: float) -> tuple[Bundle, Path, Loaded]:
-        """(bundle, its file, what ``load`` made of it) for inference to begin with.
+    def start(
+        self, load: Callable[[Bundle], Loaded], now: float, curable: bool = False
+    ) -> tuple[Bundle, Path, Loaded | None, str]:
+        """(bundle, its file, what ``load`` made of it, "") for inference to begin with.
 
         A committed release whose file was changed, or that does not load any more, is left for the one before
-        it, in the end for the configured bundle. Raises what ``load`` raises for that one.
+        it, in the end for the configured bundle. If that one does not load: (it, its file, None, the reason)
+        where a release may still come (curable); else raises what ``load`` raised.
         """
         self.pending += self.handle(Started(), now)
         while (running := self.machine.running) is not None:
@@ -58,12 +61,18 @@ class Installation:
                 self.pending += self.handle(Damaged(str(error)), now)
                 continue
             try:
-                return bundle, self.slots.path(running.slot), load(bundle)
+                return bundle, self.slots.path(running.slot), load(bundle), ""
             except (BundleError, ProgramError) as error:
                 log.error("%s does not load: %s; what ran before it runs", running.release.target, error)
                 self.pending += self.handle(Misbehaved(f"does not load any more: {error}"), now)
         configured = self.slots.configured
-        return configured, Path(configured.source), load(configured)
+        try:
+            return configured, Path(configured.source), load(configured), ""
+        except (BundleError, ProgramError) as error:
+            if not curable:
+                raise
+            log.error("%s does not load: %s; a release can heal it", configured.source, error)
+            return configured, Path(configured.source), None, f"does not load: {error}"
 
     def stop(self, now: float) -> None:
         """The daemon ends as it was asked to."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -30,33 +31,41 @@ _TIMES, _NOISE = 512, 64
 class Pair:
     """The running model and a candidate, on the same windows in turns: a busy machine is fair to both."""
 
-    running: Subject
+    running: Subject | None
     candidate: Subject
 
     @staticmethod
     def load(running: Candidate, candidate: Candidate) -> Pair:
-        """Raises BundleError or ProgramError."""
-        first = Subject(running)
-        first.fix_memory()  # before the candidate takes its own
+        """Raises BundleError or ProgramError when the candidate does not load."""
+        first: Subject | None = None
+        try:
+            first = Subject(running)
+            first.fix_memory()  # before the candidate takes its own
+        except (BundleError, ProgramError) as error:
+            # Whatever runs here has broken: the candidate, which may heal that, is tried on its own.
+            print(f"the running model does not load: {error}", file=sys.stderr)
         return Pair(first, Subject(candidate))
 
     def run(self, values: NDArray[np.float32], labels: Sequence[int]) -> None:
         """values: float32 (n, channels, length). labels: of the windows, -1 where there is none."""
         for value, label in zip(values, labels, strict=True):
-            running = self.running.predict(value)
+            running = self.running.predict(value) if self.running is not None else UNKNOWN
             self.candidate.compare(self.candidate.predict(value), running, label)
 
     def warm_up(self, count: int) -> None:
         """Run both on noise, without comparing them."""
-        manifest = self.running.manifest
+        manifest = self.candidate.manifest
         shape = (min(count, _NOISE), len(manifest.channels), manifest.length)
         for value in np.random.default_rng(0).normal(size=shape).astype(np.float32):
-            self.running.predict(value)
+            if self.running is not None:
+                self.running.predict(value)
             self.candidate.predict(value)
 
     def tried(self) -> Tried:
         """All so far."""
-        return Tried(self.candidate.finish(), self.running.finish())
+        return Tried(
+            self.candidate.finish(), self.running.finish() if self.running is not None else Measured()
+        )
 
 
 @dataclass

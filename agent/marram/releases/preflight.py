@@ -25,7 +25,7 @@ def _tried(job: PreflightJob) -> Tried:
     from marram.releases.measuring import Pair
 
     pair = Pair.load(job.running, job.candidate)
-    values, labels = _stored(job, pair.running.manifest)
+    values, labels = _stored(job, pair.candidate.manifest)
     if len(values):
         pair.run(values, labels)
     else:

@@ -107,6 +107,14 @@ def load(path: Path) -> State:
         raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
 
 
+def peek(path: Path) -> State | None:
+    """The state as it stands there, for who only looks; None when there is none or it cannot be read."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=State)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
 def save(path: Path, state: State) -> None:
     """Raises StorageError."""
     replace_file(path, msgspec.json.encode(state))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from marram.bundle.file import Bundle
-from marram.inference.model import int8_model
+from marram.errors import BundleError, ProgramError
+from marram.inference.model import Model, int8_model
 from marram.inference.pipeline import Pipeline
 from marram.programs.program import ProgramOptions
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -26,8 +30,14 @@ class Swap:
         return self.pipeline.misbehaved
 
     def swap(self, bundle: Bundle, fallback: Bundle | None) -> None:
-        model = int8_model(bundle, self.options)
-        self.pipeline.swap(model, int8_model(fallback, self.options) if fallback is not None else None)
+        self.pipeline.swap(int8_model(bundle, self.options), self._loaded(fallback))
+
+    def _loaded(self, fallback: Bundle | None) -> Model | None:
+        try:
+            return int8_model(fallback, self.options) if fallback is not None else None
+        except (BundleError, ProgramError) as error:  # it may be what this release heals
+            log.error("nothing to fall back on: %s", error)
+            return None
 
     def keep(self) -> None:
         self.pipeline.fallback = None

@@ -19,7 +19,7 @@ def _try(job: TrialJob, into: IO[bytes], out: IO[bytes]) -> None:
     from marram.releases.measuring import Pair
 
     pair = Pair.load(job.running, job.candidate)
-    manifest = pair.running.manifest
+    manifest = pair.candidate.manifest
     shape = (len(manifest.channels), manifest.length)
     write_frame(out, pair.tried())
     while (batch := read_frame(into, Batch)) is not None:

@@ -36,28 +36,19 @@ def test_the_memory_of_this_process_is_told_in_bytes():
     assert 0 <= pss <= rss * 1.1
 
 
-def test_a_machine_without_thermometer_or_battery_gives_none(monkeypatch):
-    monkeypatch.setattr(psutil, "sensors_temperatures", dict, raising=False)
+def test_a_machine_without_battery_gives_none(monkeypatch):
     monkeypatch.setattr(psutil, "sensors_battery", lambda: None, raising=False)
-    assert Resources().temperature() is None
     assert Resources().battery() is None
 
 
-def test_the_hottest_thermometer_counts_and_mains_is_no_battery(monkeypatch):
-    class Reading:
-        def __init__(self, current):
-            self.current = current
-
+def test_mains_is_no_battery(monkeypatch):
     class Battery:
         percent = 61
 
         def __init__(self, plugged):
             self.power_plugged = plugged
 
-    readings = {"cpu": [Reading(50.0), Reading(71.5)], "disk": [Reading(30.0)], "broken": [Reading(0.0)]}
-    monkeypatch.setattr(psutil, "sensors_temperatures", lambda: readings, raising=False)
     monkeypatch.setattr(psutil, "sensors_battery", lambda: Battery(False), raising=False)
-    assert Resources().temperature() == 71.5
     assert Resources().battery() == 61.0
     monkeypatch.setattr(psutil, "sensors_battery", lambda: Battery(True), raising=False)
     assert Resources().battery() is None
