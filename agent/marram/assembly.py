@@ -80,17 +80,10 @@ class Parts:
 
 def assemble(config: Agent) -> Parts:
     """Open everything. Raises MarramError with the reason when something cannot be used."""
-<<<<<<< HEAD
-    configured = _configured(config.model)
-    installation = Installation.open(config.device.state / "releases", configured, deadlines(config.releases))
-=======
     source = config.model.bundle or config.model.file
     assert source is not None, "the schema sees to it"
     configured, damaged = open_configured(source, config.model.description, config.device.state / "releases")
-    releases = config.releases
-    deadlines = Deadlines(releases.deadline, 2 * releases.preflight_timeout, releases.trial.deadline)
-    installation = Installation.open(config.device.state / "releases", configured, deadlines)
->>>>>>> b26a2f840f8295ce46f961d5983f5fcf92f17b0e
+    installation = Installation.open(config.device.state / "releases", configured, deadlines(config.releases))
     identity = identities.load(config.cloud.identity, key=config.cloud.key) if config.cloud else None
     clock = _clock(installation, identity)
     bundle, path, model, broken = installation.start(
@@ -109,9 +102,6 @@ def assemble(config: Agent) -> Parts:
         hold=Hold(config.device.state / "releases" / "hold"),
         resources=Resources(),
     )
-<<<<<<< HEAD
-    parts.pipeline.fallback = fallback(config, installation)
-=======
     parts.pipeline.broken = broken
     parts.watcher = Watcher(
         settings=config.watch,
@@ -121,8 +111,7 @@ def assemble(config: Agent) -> Parts:
         obey=lambda orders: obey(parts, orders),
     )
     loop.add(parts.watcher)
-    _add_fallback(config, parts)
->>>>>>> b26a2f840f8295ce46f961d5983f5fcf92f17b0e
+    parts.pipeline.fallback = fallback(config, installation)
     if config.learning is not None:
         _add_learning(config, config.learning, bundle, path, parts)
     if config.cloud is not None and identity is not None:
@@ -170,7 +159,6 @@ def open_sensors(config: Agent, wanted: Iterable[SensorConfig]) -> dict[str, Sen
     return {sensor.name: SENSORS.open(sensor, context) for sensor in wanted}
 
 
-<<<<<<< HEAD
 def output_names(config: Agent) -> dict[str, OutputConfig]:
     """What the outputs are called."""
     return {
@@ -182,13 +170,6 @@ def output_names(config: Agent) -> dict[str, OutputConfig]:
 def make_stream(config: Agent, manifest: Manifest, sensors: dict[str, Sensor]) -> Stream:
     """Raises ConfigError where a channel has no source."""
     return Stream(
-=======
-def _pipeline(
-    config: Agent, bundle: Bundle, model: Model | None, sensors: dict[str, Sensor], identity: Identity | None
-) -> Pipeline:
-    manifest = bundle.manifest
-    stream = Stream(
->>>>>>> b26a2f840f8295ce46f961d5983f5fcf92f17b0e
         manifest.channel_names,
         manifest.rate,
         manifest.length,
@@ -201,7 +182,7 @@ def _pipeline(
 
 
 def _pipeline(
-    config: Agent, bundle: Bundle, model: Model, sensors: dict[str, Sensor], context: OutputContext
+    config: Agent, bundle: Bundle, model: Model | None, sensors: dict[str, Sensor], context: OutputContext
 ) -> Pipeline:
     manifest = bundle.manifest
     stream = make_stream(config, manifest, sensors)

@@ -273,12 +273,7 @@ def _parser() -> argparse.ArgumentParser:
 
     layered(command("run", _run, "Run the agent until it is stopped."))
     layered(command("check", _check, "Check a configuration and say everything that is wrong with it."))
-    configuration = command("config", None, "Show the configuration as it takes effect, or renew it.")
-    about = configuration.add_subparsers(required=True, metavar="WHAT")
-    whole = about.add_parser("show", help="print all of it, defaults too, as YAML")
-    whole.add_argument("--origins", action="store_true", help="say where each value comes from")
-    whole.set_defaults(command=_config_show)
-    layered(whole)
+    _add_config(command("config", None, "Show the configuration as it takes effect, or renew it."), layered)
     command("schema", _schema, "Print the configuration's JSON Schema, for editors.")
     _add_enrol(command("enrol", _enrol, "Get this device's identity from its fleet's enrolment server."))
     shown = command("status", _status, "Ask the running agent how it is.")
@@ -317,6 +312,14 @@ def _parser() -> argparse.ArgumentParser:
             "--socket", help="the agent's control socket, instead of reading the configuration"
         )
     return parser
+
+
+def _add_config(added: argparse.ArgumentParser, layered: Callable[..., None]) -> None:
+    about = added.add_subparsers(required=True, metavar="WHAT")
+    whole = about.add_parser("show", help="print all of it, defaults too, as YAML")
+    whole.add_argument("--origins", action="store_true", help="say where each value comes from")
+    whole.set_defaults(command=_config_show)
+    layered(whole)
 
 
 def _add_help(command: Callable[..., argparse.ArgumentParser], layered: Callable[..., None]) -> None:

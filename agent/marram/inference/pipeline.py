@@ -101,14 +101,9 @@ class Pipeline:
 
     def swap(self, model: Model, fallback: Model | None = None) -> None:
         """Run this model from the next batch on."""
-<<<<<<< HEAD
         with self._swap_lock:
-            self.model, self.fallback, self.misbehaved = model, fallback, ""
+            self.model, self.fallback, self.misbehaved, self.broken = model, fallback, "", ""
             self.swaps += 1
-=======
-        self.model, self.fallback, self.misbehaved, self.broken = model, fallback, "", ""
-        self.swaps += 1
->>>>>>> b26a2f840f8295ce46f961d5983f5fcf92f17b0e
         log.info("inference runs %s", model.name)
 
     def renew(self, model: Model | None, fallback: Model | None, swaps: int) -> bool:
@@ -207,7 +202,6 @@ class Pipeline:
         self.predicted += len(predictions)
         self.last = predictions[-1]
         self._latencies.extend(prediction.latency_us for prediction in predictions)
-<<<<<<< HEAD
         with self._outputs_lock:
             for name, output in self.outputs.items():
                 try:
@@ -217,18 +211,8 @@ class Pipeline:
                     seen = self.output_errors.get(name, 0)
                     self.output_errors[name] = seen + 1
                     if seen % 1000 == 0:
-                        log.error("output %s failed %d times: %s", name, seen + 1, error)
-=======
-        for name, output in self.outputs.items():
-            try:
-                output.write(predictions)
-            except Exception as error:
-                # Of its own making (OutputError) or not: the other outputs and inference go on.
-                seen = self.output_errors.get(name, 0)
-                self.output_errors[name] = seen + 1
-                if seen % 1000 == 0:
-                    log.error("output %s failed %d times: %s", name, seen + 1, error, extra={"output": name})
->>>>>>> b26a2f840f8295ce46f961d5983f5fcf92f17b0e
+                        text = "output %s failed %d times: %s"
+                        log.error(text, name, seen + 1, error, extra={"output": name})
 
     def _keep(self, windows: Windows | None) -> None:
         assert self.store is not None

@@ -175,8 +175,10 @@ class Reloader:
         parts = self._parts
         learning, installation = new.learning, parts.installation
         if learning is not None and parts.workshop is not None:
-            parts.workshop.config, parts.workshop.watch = learning, new.watch
+            parts.workshop.config = learning
             parts.workshop.store.settle(store_settings(learning))
+        if (watcher := parts.watcher) is not None:
+            parts.loop.post(lambda now: watcher.settle(new.watch, new.board, now))
         options = program_options(new)
         local, updater, renewal = parts.local, parts.updater, parts.renewal
         if local is not None and learning is not None and (schedule := learning.schedule) is not None:

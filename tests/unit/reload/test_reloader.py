@@ -205,7 +205,7 @@ def test_settings_reach_the_parts_that_use_them(running):
     )
     assert parts.workshop.config.governor.max_cpu == 7
     assert parts.workshop.config.trainer.timeout == 3
-    assert parts.workshop.watch.training_below == 55
+    eventually("the watch", lambda: parts.watcher.settings.training_below == 55)
     assert parts.workshop.store._settings.max_bytes == 1 << 20
     assert (parts.pipeline.max_batch, parts.pipeline.queue._limit) == (3, 9)
 
