@@ -1,5 +1,5 @@
-"""A fleet of one inside a machine, as its packages bring it up: aggregator, agent, a broker with TLS and client
-certificates; each in its own hardened unit."""
+"""A fleet of one inside a machine, as its packages bring it up: aggregator, agent, a broker with TLS and
+client certificates; each in its own hardened unit."""
 
 import json
 import shutil
