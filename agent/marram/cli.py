@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,11 +39,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    from marram.logs import configure
+
     config = _configuration(options)
-    level = config.device.log_level.upper()
-    logging.basicConfig(
-        stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    configure(config.device.log_level, config.device.name)
     from marram.daemon import Daemon
 
     daemon = Daemon(config)
@@ -84,12 +83,10 @@ def _schema(options: argparse.Namespace) -> int:
 
 
 def _dropins(options: argparse.Namespace) -> int:
-    from marram.config.load import load
-    from marram.config.schema import Agent
     from marram.system.dropins import dropins
     from marram.system.install import FOLDER, write
 
-    texts = dropins(load(options.config, Agent, check_files=False))
+    texts = dropins(_configuration(options, check_files=False))
     if not options.write:
         print("\n".join(f"# {FOLDER / unit}.d:\n{text}" for unit, text in texts.items() if text), end="")
         return 0
@@ -135,13 +132,35 @@ def _doctor(options: argparse.Namespace) -> int:
     from marram.doctor.machine import this_machine
 
     results = []
-    for result in examine(this_machine(options.config, options.publish), options.check):
+    for result in examine(this_machine(options.config, options.publish, _over(options)), options.check):
         results.append(result)
         if not options.json and result.findings:
             print(text(result), flush=True)
     if options.json:
         print(json.dumps(builtins(results), indent=2))
     return exit_status(worst(results))
+
+
+def _diag(options: argparse.Namespace) -> int:
+    from marram.diag.archive import DiagError, listed, write
+    from marram.diag.collect import collect, default_name
+    from marram.doctor.machine import this_machine
+
+    over = _over(options)
+    machine = this_machine(options.config, over=over)
+    files, path = collect(machine, over), options.output or default_name(machine)
+    print(listed(files))
+    if options.list:
+        return 0
+    if not options.yes:
+        if not sys.stdin.isatty():
+            raise DiagError("nothing was written: nobody can be asked; --yes writes it, --list only lists it")
+        if input(f"Write this to {path}? [y/N] ").strip().lower() not in ("y", "yes"):
+            print("nothing was written")
+            return 1
+    write(path, files)
+    print(f"{path}: written; look into it before you send it: tar xzf {path}")
+    return 0
 
 
 def _releases(options: argparse.Namespace) -> int:
@@ -250,7 +269,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_enrol(command("enrol", _enrol, "Get this device's identity from its fleet's enrolment server."))
     shown = command("status", _status, "Ask the running agent how it is.")
     shown.add_argument("--json", action="store_true", help="everything, as JSON")
-    _add_doctor(command("doctor", _doctor, "Look for what is wrong with this device, and say what to do."))
+    _add_help(command, layered)
     released = command("releases", _releases, "Show which release runs here, and what became of others.")
     released.add_argument("--json", action="store_true", help="everything, as JSON")
     system = command("system", None, "What the operating system must allow.")
@@ -285,15 +304,22 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_doctor(added: argparse.ArgumentParser) -> None:
-    added.add_argument("check", nargs="*", help="checks to make (default: all)")
-    added.add_argument("--json", action="store_true", help="everything, as JSON")
-    added.add_argument(
+def _add_help(command: Callable[..., argparse.ArgumentParser], layered: Callable[..., None]) -> None:
+    """What helps when something is wrong."""
+    examined = command("doctor", _doctor, "Look for what is wrong with this device, and say what to do.")
+    examined.add_argument("check", nargs="*", help="checks to make (default: all)")
+    examined.add_argument("--json", action="store_true", help="everything, as JSON")
+    examined.add_argument(
         "--publish", action="store_true", help="send an empty message on topics of MQTT outputs"
     )
-    added.add_argument(
-        "-c", "--config", type=Path, default=DEFAULT_CONFIG, help=f"YAML file (default {DEFAULT_CONFIG})"
+    layered(examined)
+    diag = command("diag", _diag, "Write an archive for a support ticket, without secrets and measurements.")
+    diag.add_argument(
+        "-o", "--output", type=Path, help="file to write (default: here, named after the device)"
     )
+    diag.add_argument("--list", action="store_true", help="only list what would be in it")
+    diag.add_argument("--yes", action="store_true", help="write it without asking")
+    layered(diag)
 
 
 def _add_enrol(added: argparse.ArgumentParser) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import signal
 import sys
 import time
@@ -121,14 +120,12 @@ def _devices(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from marram.logs import configure
+
     from marram_cloud.aggregator import Runner
 
     config = _load(options.config)
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=config.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    configure(config.log_level, program="marram-cloud")
     runner = Runner(config)
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: runner.stop())

@@ -30,6 +30,7 @@ def test_a_full_disk_stops_neither_inference_nor_the_device(tmp_path: Path, kind
         device.state = small.folder / "state"
         device.predictions = small.folder / "predictions.jsonl"
         output = {"type": "jsonl", "path": str(device.predictions)}
+        device.write(watch={"every": "500ms"})
         device.write(device={"state": str(device.state)}, sensors=[sensor], outputs=[output])
         disk: Disk = small if kind == "no space left" else FileSizeLimit(lambda: device.process.pid)
         fleet.start().closed(1)
@@ -37,14 +38,16 @@ def test_a_full_disk_stops_neither_inference_nor_the_device(tmp_path: Path, kind
         disk.fill()
         before = device.status()["windows"]["predicted"]
         device.until("more predictions", lambda status: status["windows"]["predicted"] > before + 40)
-        device.until("the reason", lambda status: "state could not be written" in status["store"]["error"])
+        device.until("the mode", lambda status: "disk-full" in status["modes"])
         device.until("failed writes", lambda status: status["outputs"]["0-jsonl"]["errors"] > 0)
         assert device.status()["windows"]["failed"] == 0
         if kind == "no space left":
             assert device.process.said("No space left on device")
 
         disk.free()
-        device.until("a store without error", lambda status: status["store"]["error"] == "")
+        device.until(
+            "the end of the mode", lambda status: not status["modes"] and not status["store"]["error"]
+        )
         # Half a line would be one that cannot be read.
         lines = len(device.predicted())
         eventually("more predictions on disk", lambda: len(device.predicted()) > lines)

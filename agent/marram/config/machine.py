@@ -56,7 +56,7 @@ class Watch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     under_voltage: what the supply's voltage falling too low does.
     writes_per_day: most that is written to storage in a day; above it what is optional is written more
     rarely. By default no limit.
-    free_disk: with less than this free, nothing but what must be is written.
+    free_disk: with less than this free (on a small disk a tenth of it), nothing but what must be is written.
     """
 
     every: Annotated[Duration, msgspec.Meta(gt=0)] = 5.0

@@ -52,7 +52,7 @@ MODES = {
             "inference, learning on the device; one delta waits in the outbox",
             "rounds, releases, renewal of the certificate; outputs over this network",
             "`marram doctor broker`",
-            patience=10.0,
+            patience=5.0,
         ),
         Mode(
             "no-sensor",

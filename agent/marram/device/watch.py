@@ -21,6 +21,8 @@ from marram.device.modes import Modes
 from marram.device.wear import Wear
 from marram.notify import notify
 
+_SHARE = 0.1  # of a disk: on a small one watch.free_disk would be all there is
+
 log = logging.getLogger(__name__)
 
 
@@ -115,7 +117,7 @@ class Watcher:
             found["disk-full"] = f"{self.state} cannot be looked at: {error.strerror}"
             return found
         self._free = stat.f_bavail * stat.f_frsize
-        if self._free < self.settings.free_disk:
+        if self._free < min(self.settings.free_disk, stat.f_blocks * stat.f_frsize * _SHARE):
             found["disk-full"] = f"{self._free >> 20} MiB free at {self.state}"
         return found
 

@@ -12,6 +12,7 @@ from marram.control import ControlError, ask
 from marram.errors import ConfigError
 
 if TYPE_CHECKING:
+    from marram.config.layers import Over
     from marram.config.schema import Agent
 
 UNIT = "marram.service"
@@ -57,19 +58,19 @@ class Machine:
         return self.config.device.state if self.config is not None else Path("/var/lib/marram")
 
 
-def this_machine(path: Path, publish: bool = False) -> Machine:
-    """This machine with the configuration in ``path``."""
+def this_machine(path: Path, publish: bool = False, over: Over | None = None) -> Machine:
+    """This machine with the configuration in ``path``. over: what stands above it."""
     from marram.config.load import load
     from marram.config.schema import Agent
 
     machine = Machine(path, publish=publish, unit=unit_properties())
     try:
-        machine.config = load(path, Agent)
+        machine.config = load(path, Agent, over=over)
     except ConfigError as error:
         machine.problem = str(error)
         try:
             # The rest can be looked at all the same when only files are missing.
-            machine.config = load(path, Agent, check_files=False)
+            machine.config = load(path, Agent, over=over, check_files=False)
         except ConfigError:
             machine.silence = "without a valid configuration it is not known where the agent answers"
             return machine

@@ -181,7 +181,7 @@ class Pipeline:
                 seen = self.output_errors.get(name, 0)
                 self.output_errors[name] = seen + 1
                 if seen % 1000 == 0:
-                    log.error("output %s failed %d times: %s", name, seen + 1, error)
+                    log.error("output %s failed %d times: %s", name, seen + 1, error, extra={"output": name})
 
     def _keep(self, windows: Windows | None) -> None:
         assert self.store is not None

@@ -27,6 +27,7 @@ class Conditions:
 def decide(settings: Governor, conditions: Conditions, minimum: int) -> tuple[bool, str]:
     """(allowed, reason why not). minimum: windows that the round or schedule asks for."""
     for refused, reason in (
+        (bool(conditions.paused), conditions.paused),
         (conditions.trainable < minimum, f"{conditions.trainable} windows to train on, {minimum} are needed"),
         (
             conditions.new < settings.min_new_samples,
@@ -44,7 +45,6 @@ def decide(settings: Governor, conditions: Conditions, minimum: int) -> tuple[bo
             conditions.battery is not None and conditions.battery < settings.min_battery,
             f"battery at {conditions.battery or 0:.0f} %, {settings.min_battery:.0f} % are needed",
         ),
-        (bool(conditions.paused), conditions.paused),
         (
             conditions.cpu > settings.max_cpu,
             f"others use {conditions.cpu:.0f} % of the processor, {settings.max_cpu:.0f} % are allowed",

@@ -31,17 +31,18 @@ def read_to_the_end(
                 errors.pop(sensor.name, None)
             break
         except SensorEndedError as error:
-            log.error("sensor %s has ended: %s", sensor.name, error)
+            log.error("sensor %s has ended: %s", sensor.name, error, extra={"sensor": sensor.name})
             errors[sensor.name] = str(error)
             break
         except Exception as error:
             # SensorError or not: the other sensors go on, and this one is tried again.
             known = isinstance(error, SensorError)
             text = "sensor %s: %s; trying again in %.0f s"
-            log.error(text, sensor.name, error, delay, exc_info=not known)
+            log.error(text, sensor.name, error, delay, exc_info=not known, extra={"sensor": sensor.name})
             errors[sensor.name] = str(error) if known else f"{type(error).__name__}: {error}"
         stop.wait(delay)
         delay = min(delay * 2, _RETRY_LAST)
     if said := getattr(sensor, "first_malformed", ""):
         count = sensor.counters.get("malformed", 0)
-        log.warning("sensor %s: %d messages were malformed, the first: %s", sensor.name, count, said)
+        text = "sensor %s: %d messages were malformed, the first: %s"
+        log.warning(text, sensor.name, count, said, extra={"sensor": sensor.name})

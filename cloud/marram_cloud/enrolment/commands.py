@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
-import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,12 +39,12 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    from marram.logs import configure
+
     from marram_cloud.enrolment.files import FleetFolder
     from marram_cloud.enrolment.server import serve
 
-    logging.basicConfig(
-        stream=sys.stderr, level="INFO", format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    configure("info", program="marram-cloud")
     host, port = _address(options.listen)
     serve(FleetFolder(options.folder), host, port, tuple(options.host))
     return 0

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from marram.bundle.file import parse
 from marram.errors import OutputError, ProgramError
+from marram.inference import pipeline as pipelines
 from marram.inference.model import Model, int8_model
 from marram.inference.pipeline import Pipeline
 from marram.inference.queue import WindowQueue
@@ -267,3 +268,75 @@ def test_a_replay_that_ends_gives_its_last_windows():
         running.pipeline.ended("s")
         running.end()
     assert len(kept.predictions) == 2
+
+
+def test_a_model_that_fails_is_called_broken_until_it_predicts_again():
+    quick = tiny()
+
+    def moody(x):
+        if x[0, 0, 0] < 0:
+            raise ProgramError("not these")
+        return quick.run(x)
+
+    with Running(Model(quick.manifest, "moody", moody)) as running:
+        running.feed(1, -1.0)
+        while not running.pipeline.broken:
+            time.sleep(0.001)
+        assert running.pipeline.broken == "not these"
+        running.feed(1)
+        while running.pipeline.broken:
+            time.sleep(0.001)
+        running.end()
+
+
+def test_without_a_model_that_loads_windows_count_as_failed_and_a_candidate_sees_them():
+    shown = []
+    with Running(None) as running:
+        running.pipeline.broken = "does not load"
+        running.pipeline.shadow = lambda windows: shown.append(len(windows))
+        running.feed(3)
+        while running.pipeline.failed < 3:
+            time.sleep(0.001)
+        running.pipeline.swap(tiny())
+        assert running.pipeline.broken == ""
+        running.end()
+    assert (sum(shown), running.pipeline.unscored) == (3, 0)
+
+
+def test_at_a_duty_the_model_rests_and_nothing_is_lost_at_the_end():
+    """A fifth of the time for the model: what it took is less than half of what passed, by a wide margin."""
+    quick, busy = tiny(), [0.0]
+
+    def slow(x):
+        began = time.monotonic()
+        time.sleep(0.02)
+        try:
+            return quick.run(x)
+        finally:
+            busy[0] += time.monotonic() - began
+
+    kept = Kept()
+    with Running(Model(quick.manifest, "slow", slow), out=kept) as running:
+        running.pipeline.duty = 0.2
+        began = time.monotonic()
+        for count in range(1, 11):
+            running.feed(1)
+            while running.pipeline.predicted < count:
+                time.sleep(0.001)
+        assert busy[0] < 0.5 * (time.monotonic() - began)
+        running.feed(100)
+        running.end()
+    assert len(kept.predictions) == 110
+
+
+def test_a_pipeline_that_rests_long_shows_that_it_lives_and_ends_at_once(monkeypatch):
+    monkeypatch.setattr(pipelines, "_REST", 0.01)
+    with Running(tiny()) as running:
+        running.pipeline.duty = 1e-9
+        running.feed(1)
+        while running.pipeline.predicted < 1:
+            time.sleep(0.001)
+        first = running.pipeline.beat
+        while running.pipeline.beat == first:
+            time.sleep(0.001)
+        running.end()

@@ -336,3 +336,26 @@ def test_the_database_is_one_that_other_tools_can_read(path):
     store.add(numbered(7), 0.0)
     store.close(0.0)
     assert sqlite3.connect(path).execute("SELECT count(*) FROM windows").fetchone() == (7,)
+
+
+def test_while_it_is_paused_nothing_is_written_and_memory_stays_bounded(path):
+    store = SampleStore(path, "family", SHAPE, settings_(commit_every=1.0), seed=1)
+    store.paused = True
+    for block in range(20):
+        store.add(numbered(200, first=200 * block), float(10 * block))
+        store.commit(float(10 * block + 9))
+    assert kept(path) == []
+    assert store.counts().windows < 2000
+    store.paused = False
+    store.add(numbered(1, first=9000), 1000.0)
+    assert len(kept(path)) > 0
+
+
+def test_stretched_it_commits_more_rarely(path):
+    store = SampleStore(path, "family", SHAPE, settings_(commit_every=30.0), seed=1)
+    store.stretch = 10.0
+    store.add(numbered(5), 100.0)
+    store.commit(399.0)
+    assert kept(path) == []
+    store.commit(400.0)
+    assert len(kept(path)) == 5
