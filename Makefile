@@ -46,6 +46,7 @@ system: .venv/.test
 bundles: .venv/.test
 	$(BIN)/marram-cloud workshop build examples/shoulder
 	$(BIN)/marram-cloud workshop build examples/host
+	$(BIN)/python -m examples.sites.make
 
 # Write down the versions that are installed now, for everybody's set-up.
 lock: .venv/.test

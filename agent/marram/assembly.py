@@ -310,7 +310,7 @@ def _rounds(
     def make() -> Participant:
         return Participant(topics, author, trust, manifest.family, journal.memory())
 
-    return Rounds(make, journal, link, parts.workshop, parts.loop, parts.loop.clock)
+    return Rounds(make, journal, link, parts.workshop, parts.loop)
 
 
 def _labels(config: Agent, pipeline: Pipeline) -> MqttLink:

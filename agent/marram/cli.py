@@ -82,12 +82,10 @@ def _schema(options: argparse.Namespace) -> int:
 
 
 def _dropins(options: argparse.Namespace) -> int:
-    from marram.config.load import load
-    from marram.config.schema import Agent
     from marram.system.dropins import dropins
     from marram.system.install import FOLDER, write
 
-    texts = dropins(load(options.config, Agent, check_files=False))
+    texts = dropins(_configuration(options, check_files=False))
     if not options.write:
         print("\n".join(f"# {FOLDER / unit}.d:\n{text}" for unit, text in texts.items() if text), end="")
         return 0

@@ -24,7 +24,7 @@ _WINDOWS = 128
 # Samples of a window, and from one to the next.
 SHAPES = {
     "press-line": (64, 64),
-    "traffic-junction": (24, 6),
+    "traffic-junction": (15, 3),
     "ward": (60, 15),
     "till": (30, 5),
     "cold-cabinets": (30, 10),

@@ -35,15 +35,12 @@ def press_line(t: float, fault: bool, chance: random.Random) -> Row:
 
 
 def traffic_junction(t: float, fault: bool, chance: random.Random) -> Row:
-    """Vehicles counted on four arms in 10 s; signals take turns; at fault the eastern arm is blocked."""
+    """Vehicles counted on four arms in a cycle of the signals, 2 min; at fault the eastern arm is blocked."""
     rush = 1 + 0.8 * math.sin(2 * math.pi * (t % _DAY) / _DAY)
-    north_south = (t % 120) < 60
-    green, red = 5.0 * rush, 0.6 * rush
-    flow = {"north": green if north_south else red, "south": green if north_south else red}
-    flow |= {"east": red if north_south else green, "west": red if north_south else green}
+    flow = {"north": 34 * rush, "south": 31 * rush, "east": 22 * rush, "west": 25 * rush}
     if fault:
         flow["east"] = 0.0
-        flow["north"] *= 2.2
+        flow["north"] *= 1.6
     return {arm: float(_poisson(mean, chance)) for arm, mean in flow.items()}
 
 
@@ -90,7 +87,7 @@ def _poisson(mean: float, chance: random.Random) -> int:
 
 SITES: dict[str, tuple[float, Callable[[float, bool, random.Random], Row]]] = {
     "press-line": (200.0, press_line),
-    "traffic-junction": (0.1, traffic_junction),
+    "traffic-junction": (1 / 120, traffic_junction),
     "ward": (1.0, ward),
     "till": (1 / 60, till),
     "cold-cabinets": (0.1, cold_cabinets),

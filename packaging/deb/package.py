@@ -59,7 +59,8 @@ def _control(recipe: Recipe, target: Target, version: str, installed: int) -> st
         f"Maintainer: {_MAINTAINER}\n"
         f"Installed-Size: {installed // 1024}\n"
         f"Depends: {', '.join(depends)}\n"
-        "Section: science\n"
+        + (f"Recommends: {recipe.recommends}\n" if recipe.recommends else "")
+        + "Section: science\n"
         "Priority: optional\n"
         f"Description: {recipe.summary}\n {description}\n"
     )
@@ -68,7 +69,8 @@ def _control(recipe: Recipe, target: Target, version: str, installed: int) -> st
 def _filled(script: Path, recipe: Recipe, target: Target, staged: Path) -> str:
     """A maintainer script with the names of this package in it."""
     running = [unit for unit in recipe.units if "@" not in unit and not unit.endswith(".slice")]
-    enabled = [unit for unit in running if "\n[Install]" in _unit(staged, unit)]
+    by_itself = [unit for unit in running if unit not in recipe.by_hand]
+    enabled = [unit for unit in by_itself if "\n[Install]" in _unit(staged, unit)]
     text = script.read_text()
     for name, value in {
         "PACKAGE": recipe.name,
@@ -77,8 +79,10 @@ def _filled(script: Path, recipe: Recipe, target: Target, staged: Path) -> str:
         "UNITS": " ".join(running),
         "SLICES": " ".join(unit for unit in recipe.units if unit.endswith(".slice")),
         "ENABLED": " ".join(enabled),
+        "BY_HAND": " ".join(recipe.by_hand),
         "STATE": " ".join(recipe.state),
-        "SYSUSERS": f"{recipe.name}.conf" if recipe.units else "",
+        "SYSUSERS": f"{recipe.user}.conf" if recipe.user else "",
+        "ALL": " ".join(recipe.units),
     }.items():
         text = text.replace(f"@{name}@", value)
     return text

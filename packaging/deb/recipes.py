@@ -14,10 +14,13 @@ class Recipe:
     ours: the project's own import packages in it.
     commands: name in /usr/bin -> module:function.
     units: of systemd/, which dpkg enables where they have an [Install] section.
+    by_hand: those of them that the administrator enables.
+    user: name of the files below sysusers.d and tmpfiles.d.
     files: place in the source -> place in the package.
     conffiles: the same, for files that the administrator changes and dpkg then leaves alone.
     folders: that are made empty.
     state: what purge removes besides.
+    recommends: what the administrator may want to do without.
     upon: the package in whose tree this one puts its distributions; what is there already is left out.
     """
 
@@ -29,11 +32,14 @@ class Recipe:
     ours: tuple[str, ...] = ()
     commands: dict[str, str] = field(default_factory=dict)
     units: tuple[str, ...] = ()
+    by_hand: tuple[str, ...] = ()
+    user: str = ""
     files: dict[str, str] = field(default_factory=dict)
     conffiles: dict[str, str] = field(default_factory=dict)
     folders: tuple[str, ...] = ()
     state: tuple[str, ...] = ()
     upon: str = ""
+    recommends: str = ""
 
 
 AGENT = Recipe(
@@ -48,7 +54,7 @@ After the installation it watches the machine that it runs on, learns what is
 normal for it and says what is not: systemctl start marram.""",
     root="/opt/marram",
     ours=("marram",),
-    commands={"marram": "marram.cli:main", "marram-work": "marram.children.worker:main"},
+    commands={"marram": "marram.cli:main"},
     units=(
         "marram.service",
         "marram-work.socket",
@@ -56,6 +62,7 @@ normal for it and says what is not: systemctl start marram.""",
         "marram.slice",
         "marram-work.slice",
     ),
+    user="marram",
     files={
         "systemd/sysusers.conf": "/usr/lib/sysusers.d/marram.conf",
         "systemd/tmpfiles.conf": "/usr/lib/tmpfiles.d/marram.conf",
@@ -89,9 +96,21 @@ certificates.""",
     extras=("cloud",),
     ours=("marram", "marram_cloud"),
     commands={"marram-cloud": "marram_cloud.cli:main"},
-    units=("marram-aggregator.service",),
-    folders=("/etc/marram-aggregator",),
-    state=("/var/lib/marram-aggregator", "/var/cache/marram-aggregator", "/etc/marram-aggregator"),
+    units=(
+        "marram-aggregator.service",
+        "marram-enrolment.service",
+        "marram-revocations.path",
+        "marram-revocations.service",
+    ),
+    by_hand=("marram-enrolment.service",),
+    user="marram-cloud",
+    files={
+        "systemd/sysusers-cloud.conf": "/usr/lib/sysusers.d/marram-cloud.conf",
+        "packaging/broker": "/usr/share/marram-cloud/broker",
+    },
+    folders=("/etc/marram-cloud",),
+    state=("/var/lib/marram-cloud", "/var/cache/marram-cloud", "/etc/marram-cloud"),
+    recommends="mosquitto",
 )
 
 RECIPES = {recipe.name: recipe for recipe in (AGENT, TFLITE, AGGREGATOR)}

@@ -115,7 +115,7 @@ class LocalLearning:
 
         try:
             self.workshop.start(
-                parameters, self.schedule.epochs, training.batch, rate, 0.0, int(now), now, finished
+                parameters, self.schedule.epochs, training.batch, rate, 0.0, int(now), finished
             )
         except (StorageError, TrainingError) as error:
             self._failed(f"training could not begin: {error}", now)

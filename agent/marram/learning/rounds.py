@@ -25,7 +25,6 @@ class Rounds:
     link: Link
     workshop: Workshop
     loop: Loop
-    clock: Callable[[], float]
     deltas: int = 0
     _shell: Shell = field(init=False)
 
@@ -63,8 +62,7 @@ class Rounds:
 
         try:
             self.workshop.start(
-                base, steps.epochs, steps.batch, steps.learning_rate, steps.mu, offer.seed, self.clock(),
-                finished,
+                base, steps.epochs, steps.batch, steps.learning_rate, steps.mu, offer.seed, finished
             )  # fmt: skip
         except TrainingError as error:
             finished(error)

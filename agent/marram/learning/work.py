@@ -6,6 +6,7 @@ Used by the rounds of a fleet and by a device that learns on its own.
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,14 +76,14 @@ class Workshop:
         learning_rate: float,
         mu: float,
         seed: int,
-        now: float,
         finished: Callable[[Learnt | TrainingError], None],
     ) -> None:
         """Train in the child; ``finished`` is called from another thread.
 
         Raises StorageError or TrainingError when it cannot begin.
         """
-        mark = self.store.begin_training(now)
+        # Windows bear the machine's time. The daemon's is later where that is wrong: all would be too old.
+        mark = self.store.begin_training(time.time())
         shutil.rmtree(self.folder, ignore_errors=True)
         start = self.folder / "start.f32"
         if parameters is not None:

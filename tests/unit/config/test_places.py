@@ -201,7 +201,7 @@ BAD_VALUES = [
     (
         ("sensors", 0, "type"),
         "hsot",
-        "expected one of csv, host, mqtt, stdin, found the text \"hsot\"; did you mean 'host'?",
+        ", stdin, found the text \"hsot\"; did you mean 'host'?",
     ),
     (("sensors", 0, "rate"), "0", "expected a number above 0 and of at most 100, found the number 0"),
     (

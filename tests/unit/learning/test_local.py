@@ -2,16 +2,19 @@
 
 import queue
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from marram.config.schema import Governor, Schedule
 from marram.errors import StorageError, TrainingError
 from marram.learning import journal as journals
+from marram.learning import work
 from marram.learning.journal import Journal
 from marram.learning.local import LocalLearning, Own
 from marram.learning.participant import Participant
 from marram.learning.rounds import Rounds
+from marram.learning.store import SampleStore, StoreSettings
 from marram.learning.trainer import Measured, NormalFile, Result
 from marram.learning.work import Learnt
 from marram.programs.program import ProgramOptions
@@ -59,11 +62,11 @@ def own(tmp_path):
 
 def local(tmp_path, own, governor=FREE, **schedule):
     store = filled_store(tmp_path / "windows.db", host_windows(), HOST)
-    work = workshop(tmp_path, store, HOST, governor)
+    shop = workshop(tmp_path, store, HOST, governor)
     swapped = []
     learning = LocalLearning(
         Schedule(**{"after": 100, "every": 3600.0, "epochs": 30, **schedule}),
-        work, own, ProgramOptions(), Loop(), swapped.append,
+        shop, own, ProgramOptions(), Loop(), swapped.append,
     )  # fmt: skip
     return learning, swapped
 
@@ -97,6 +100,23 @@ def test_a_device_trains_runs_what_it_learnt_and_waits_for_the_next_time(tmp_pat
     assert loud[0].causes[0].channel == "cpu"
     assert learning.phase == "waiting for the next training"
     assert learning.wake_at == 1010.0 + 3600.0
+
+
+def test_a_device_whose_clock_is_in_1970_trains_on_what_it_saw(tmp_path, own, monkeypatch):
+    """The daemon's time is never before the agent's release; the windows bear the time of the machine."""
+    manifest = bundle(HOST).manifest
+    month = StoreSettings(64 << 20, 30 * 86400.0, 1e9, 0.2)
+    store = SampleStore(tmp_path / "windows.db", manifest.family, (9, 16), month, seed=1)
+    store.add(host_windows(), 3200.0)
+    monkeypatch.setattr(work, "time", SimpleNamespace(time=lambda: 3200.0))
+    schedule = Schedule(after=100, every=3600.0, epochs=1)
+    swapped = []
+    learning = LocalLearning(
+        schedule, workshop(tmp_path, store, HOST), own, ProgramOptions(), Loop(), swapped.append
+    )
+    learning.wake(NOW)
+    learning.loop.turn(NOW + 10)
+    assert len(swapped) == 1, learning.phase
 
 
 def test_a_device_with_too_few_windows_says_so_and_looks_again(tmp_path, own):
@@ -242,7 +262,7 @@ def rounds(tmp_path):
         return Participant(TOPICS, author("device", "device-1"), trust, manifest.family, journal.memory())
 
     wire = Wire()
-    made = Rounds(make, journal, wire, workshop(tmp_path, store), Loop(), lambda: NOW)
+    made = Rounds(make, journal, wire, workshop(tmp_path, store), Loop())
     made.connected(96 * 1024, NOW)
     return made, wire
 
