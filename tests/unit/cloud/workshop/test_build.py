@@ -212,7 +212,7 @@ def test_other_architectures_build_and_agree_with_pytorch(tmp_path, code):
             "adaptive_max",
         ),
         (
-            "nn.Sequential(nn.Conv1d(2, 2, 1), nn.AvgPool1d(5, ceil_mode=True), nn.Flatten(), nn.Linear(10, 3))",
+            "nn.Sequential(nn.Conv1d(2, 1, 1), nn.AvgPool1d(10, ceil_mode=True), nn.Flatten())",
             "ceil_mode",
         ),
     ],
