@@ -74,9 +74,9 @@ class Wizard:
             return 1
         if self.path.exists():
             backup = self.path.with_name(f"{self.path.name}.before-setup")
-            replace_file(backup, self.path.read_bytes(), 0o640)
+            replace_file(backup, self.path.read_bytes(), self.path.stat().st_mode & 0o777)
             self.say(f"the old file is {backup}")
-        replace_file(self.path, written.encode(), 0o640)
+        replace_file(self.path, written.encode())
         fits = self._fits(manifest)
         self._next(answers)
         return 0 if fits else 1
