@@ -38,7 +38,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     from marram.logs import configure
 
     config = _configuration(options)
