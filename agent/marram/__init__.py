@@ -1,4 +1,12 @@
-"""Marram's agent: everything that runs on a device."""
+"""Marram's agent: everything that runs on a device.
+
+onnxruntime's telemetry, on by default in its Linux wheels from 1.29 on, is off in every process that imports
+this package, and in all of their children.
+"""
+
+import os
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 __version__ = "0.1.0"
 

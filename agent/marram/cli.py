@@ -39,7 +39,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     from marram.logs import configure
 
     config = _configuration(options)
@@ -183,6 +182,25 @@ def _diag(options: argparse.Namespace) -> int:
     write(path, files)
     print(f"{path}: written; look into it before you send it: tar xzf {path}")
     return 0
+
+
+def _setup(options: argparse.Namespace) -> int:
+    from marram.setup.wizard import Wizard
+
+    return Wizard(
+        path=options.config,
+        yes=options.yes,
+        replace=options.replace,
+        name=options.name,
+        board=options.board,
+        sensors=options.sensor,
+        bundle=options.bundle,
+        broker=options.broker,
+        identity=options.identity,
+        state=options.state,
+        root=options.root,
+        now=time.time(),
+    ).run()
 
 
 def _releases(options: argparse.Namespace) -> int:
@@ -354,7 +372,8 @@ def _add_config(
 
 
 def _add_help(command: Callable[..., argparse.ArgumentParser], layered: Callable[..., None]) -> None:
-    """What helps when something is wrong."""
+    """What helps at the first start, and when something is wrong."""
+    _add_setup(command("setup", _setup, "Write the YAML of a new device: what it is and has."))
     examined = command("doctor", _doctor, "Look for what is wrong with this device, and say what to do.")
     examined.add_argument("check", nargs="*", help="checks to make (default: all)")
     examined.add_argument("--json", action="store_true", help="everything, as JSON")
@@ -369,6 +388,29 @@ def _add_help(command: Callable[..., argparse.ArgumentParser], layered: Callable
     diag.add_argument("--list", action="store_true", help="only list what would be in it")
     diag.add_argument("--yes", action="store_true", help="write it without asking")
     layered(diag)
+
+
+def _add_setup(added: argparse.ArgumentParser) -> None:
+    added.add_argument(
+        "-c", "--config", type=Path, default=DEFAULT_CONFIG, help=f"file to write (default {DEFAULT_CONFIG})"
+    )
+    added.add_argument("--yes", action="store_true", help="ask nothing; what is not given takes its default")
+    added.add_argument("--replace", action="store_true", help="write over a file, and keep it beside")
+    added.add_argument("--name", help="of the device (default: the host's name)")
+    added.add_argument(
+        "--board", help="board whose settings are used, or none (default: the one that is found)"
+    )
+    added.add_argument(
+        "--sensor",
+        action="append",
+        default=[],
+        help="host, serial:PORT, serial:PORT@BAUD, iio:DEVICE or csv:FILE; may be repeated (default: host)",
+    )
+    added.add_argument("--bundle", type=Path, help="model to run (default: the example that is installed)")
+    added.add_argument("--broker", help="mqtt://HOST[:PORT] or mqtts://HOST[:PORT]")
+    added.add_argument("--identity", type=Path, default=DEFAULT_IDENTITY, help=argparse.SUPPRESS)
+    added.add_argument("--state", type=Path, default=Path("/var/lib/marram"), help=argparse.SUPPRESS)
+    added.add_argument("--root", type=Path, default=Path("/"), help=argparse.SUPPRESS)
 
 
 def _add_enrol(added: argparse.ArgumentParser) -> None:

@@ -126,21 +126,6 @@ def test_in_1970_it_starts_and_infers(machine: Machine) -> None:
     goes_on(machine, 100)
 
 
-def test_what_a_unit_may_do_is_little(machine: Machine) -> None:
-    for unit, most in {"marram.service": 15, "marram-work@.service": 15}.items():
-        seen = machine.ran("systemd-analyze", "security", "--offline=true", f"--threshold={most}", unit)
-        assert seen.returncode == 0, seen.stdout[-300:]
-
-
-def test_systemd_finds_nothing_wrong_with_the_units(machine: Machine) -> None:
-    units = [
-        f"/usr/lib/systemd/system/{path.name}"
-        for path in machine.file("/usr/lib/systemd/system").glob("marram*")
-    ]
-    assert units
-    assert machine.run("systemd-analyze", "verify", "--man=no", *units, check=False) == ""
-
-
 def test_onnxruntime_writes_no_file_of_its_own_and_calls_nobody(machine: Machine) -> None:
     """Without the variable in the units 1.32 writes a device id and a data base below its home folder."""
     # Every address is this machine's: whatever tries to reach anybody is counted.

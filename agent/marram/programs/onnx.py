@@ -1,21 +1,15 @@
-"""Programs in ONNX, run by onnxruntime. The one place in the agent that imports onnxruntime.
-
-Its telemetry (on by default in Linux wheels from 1.29) is switched off before the import.
-"""
+"""Programs in ONNX, run by onnxruntime. The one place in the agent that imports onnxruntime."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 
 from marram.errors import ProgramError
 from marram.programs.program import Array, ProgramOptions, Tensor
-
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-import onnxruntime
 
 _DTYPES = {
     "tensor(float)": "float32",

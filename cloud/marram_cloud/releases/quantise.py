@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import marram.programs.onnx  # noqa: F401 - switches onnxruntime's telemetry off before its import
+import marram  # noqa: F401 - switches onnxruntime's telemetry off before its import
 import numpy as np
 import onnx
 import onnxruntime

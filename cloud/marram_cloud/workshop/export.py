@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch._decomp import core_aten_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from marram_cloud.workshop.translations import TRANSLATIONS, UnsupportedError
 
 _OPERATOR = re.compile(r"op='([\w.]+)'")
 _SUPPORTED = (
-    "a module may use Linear, Conv1d (groups=1), MaxPool1d, AvgPool1d, AdaptiveAvgPool1d(1), GroupNorm, "
-    "LayerNorm, ReLU and other element-wise functions, on whole batches"
+    "a module may use Linear, convolutions and their transposes, MaxPool, AvgPool, AdaptiveAvgPool to 1, "
+    "GroupNorm, LayerNorm, ReLU and other element-wise functions, on whole batches"
 )
 BATCH = "batch"
 OPSET = 18
@@ -47,7 +48,9 @@ def export(
         logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
         try:
             trace = make_fx(positional, core_aten_decompositions(), tracing_mode="symbolic")
-            traced = trace(*arguments.values())
+            # The fused kernels of attention have no plain form; what they compute has.
+            with sdpa_kernel(SDPBackend.MATH):
+                traced = trace(*arguments.values())
         except Exception as error:
             raise UnsupportedError(_why(error)) from error
         program = _to_onnx(traced, arguments, outputs, batched)

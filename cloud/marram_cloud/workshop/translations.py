@@ -6,6 +6,7 @@ Everything else that a gradient needs decomposes into plain operators by PyTorch
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,43 +30,82 @@ def convolution_backward(
     stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], transposed: bool,
     output_padding: Sequence[int], groups: int, output_mask: Sequence[bool],
 ) -> tuple[Value, Value, Value]:  # fmt: skip
-    """Gradients of a 1-D convolution: grad_output (n, o, l'), input (n, c, l), weight (o, c, k).
+    """Gradients of a convolution, of its transpose too, over any number of axes and with groups.
 
-    The weight's gradient is one matrix product of the output's gradient with the unfolded input: measured
-    faster in onnxruntime than a convolution with its axes swapped.
+    grad_output (n, o, ...), input (n, c, ...), weight (o, c / groups, ...); of a transposed one the weight is
+    (c, o / groups, ...).
     """
-    if transposed or groups != 1 or len(input.shape) != 3:
-        raise UnsupportedError(
-            "the gradient of this convolution is not supported: use Conv1d with groups=1 "
-            f"(found {len(input.shape) - 2} dimensions, groups={groups}, transposed={transposed})"
-        )
-    out_channels, channels, kernel = (int(size) for size in weight.shape)
-    length, out_length = int(input.shape[2]), int(grad_output.shape[2])
-    step, pad, spread = stride[0], padding[0], dilation[0]
+    axes = len(input.shape) - 2
+    steps, pads, spreads = (_each(one, axes) for one in (stride, padding, dilation))
+    options = {"strides": steps, "pads": [*pads, *pads], "dilations": spreads, "group": groups}
     # What is not asked for is never used; the exporter only wants some value in its place.
     grad_input = grad_weight = grad_bias = grad_output
-    if output_mask[0]:
-        covered = (out_length - 1) * step - 2 * pad + spread * (kernel - 1) + 1
-        grad_input = op.ConvTranspose(
-            grad_output, weight, strides=[step], pads=[pad, pad], dilations=[spread],
-            output_padding=[length - covered],
-        )  # fmt: skip
-    if output_mask[1]:
-        rows = op.Transpose(input, perm=[0, 2, 1])
-        if pad:
-            rows = op.Pad(rows, _ints([0, pad, 0, 0, pad, 0]))
-        reach = (out_length - 1) * step + 1
-        taps = [
-            op.Slice(rows, _ints([tap * spread]), _ints([tap * spread + reach]), _ints([1]), _ints([step]))
-            for tap in range(kernel)
+    if output_mask[0] and transposed:
+        grad_input = op.Conv(grad_output, weight, **options)
+    elif output_mask[0]:
+        sides = zip(_sides(input), _sides(grad_output), _sides(weight), steps, pads, spreads, strict=True)
+        left_over = [
+            size - ((out - 1) * step - 2 * pad + spread * (kernel - 1) + 1)
+            for size, out, kernel, step, pad, spread in sides
         ]
-        unfolded = op.Reshape(op.Concat(*taps, axis=2), _ints([-1, kernel * channels]))
-        wanted = op.Reshape(op.Transpose(grad_output, perm=[1, 0, 2]), _ints([out_channels, -1]))
-        product = op.Reshape(op.MatMul(wanted, unfolded), _ints([out_channels, kernel, channels]))
-        grad_weight = op.Transpose(product, perm=[0, 2, 1])
+        grad_input = op.ConvTranspose(grad_output, weight, **options, output_padding=left_over)
+    if output_mask[1]:
+        # A transposed convolution is the other one's gradient: input and output change places.
+        seen, made = (grad_output, input) if transposed else (input, grad_output)
+        grad_weight = _weight_gradient(seen, made, _sides(weight), steps, pads, spreads, groups)
     if output_mask[2]:
-        grad_bias = op.ReduceSum(grad_output, _ints([0, 2]), keepdims=0)
+        grad_bias = op.ReduceSum(grad_output, _ints([0, *range(2, 2 + axes)]), keepdims=0)
     return grad_input, grad_weight, grad_bias
+
+
+def _weight_gradient(
+    seen: Value, made: Value, kernel: list[int], steps: list[int], pads: list[int], spreads: list[int],
+    groups: int,
+) -> Value:  # fmt: skip
+    """(o, c / groups, kernel): for each place of the kernel, what it saw times the gradient of what it made.
+
+    seen: (n, c, ...). made: the gradient of the output, (n, o, ...). One matrix product of the gradient with
+    the unfolded input: measured faster in onnxruntime than a convolution with its axes swapped.
+    """
+    axes = len(kernel)
+    inside, outside = int(seen.shape[1]), int(made.shape[1])
+    outputs, places = _sides(made), math.prod(kernel)
+    spatial = list(range(1, 1 + axes))
+    rows = op.Transpose(seen, perm=[0, *range(2, 2 + axes), 1])
+    if any(pads):
+        rows = op.Pad(rows, _ints([0, *pads, 0, 0, *pads, 0]))
+    taps = []
+    for place in np.ndindex(*kernel):
+        begins = [tap * spread for tap, spread in zip(place, spreads, strict=True)]
+        ends = [begin + (out - 1) * step + 1 for begin, out, step in zip(begins, outputs, steps, strict=True)]
+        taps.append(op.Slice(rows, _ints(begins), _ints(ends), _ints(spatial), _ints(steps)))
+    if groups == 1:
+        unfolded = op.Reshape(op.Concat(*taps, axis=1 + axes), _ints([-1, places * inside]))
+        wanted = op.Reshape(op.Transpose(made, perm=[1, 0, *range(2, 2 + axes)]), _ints([outside, -1]))
+        product = op.Reshape(op.MatMul(wanted, unfolded), _ints([outside, places, inside]))
+        return op.Reshape(op.Transpose(product, perm=[0, 2, 1]), _ints([outside, inside, *kernel]))
+    each, those = inside // groups, outside // groups
+    wanted = op.Transpose(op.Reshape(made, _ints([0, groups, those, math.prod(outputs)])), perm=[1, 2, 0, 3])
+    wanted = op.Reshape(wanted, _ints([groups, those, -1]))
+    columns = [
+        op.Reshape(
+            op.Transpose(op.Reshape(tap, _ints([-1, groups, each])), perm=[1, 0, 2]),
+            _ints([groups, -1, each]),
+        )
+        for tap in taps
+    ]
+    product = op.MatMul(wanted, op.Concat(*columns, axis=2))
+    apart = op.Reshape(product, _ints([groups, those, places, each]))
+    return op.Reshape(op.Transpose(apart, perm=[0, 1, 3, 2]), _ints([outside, each, *kernel]))
+
+
+def _sides(value: Value) -> list[int]:
+    """The spatial part of a shape (batch, channels, ...)."""
+    return [int(size) for size in value.shape[2:]]
+
+
+def _each(values: Sequence[int], axes: int) -> list[int]:
+    return list(values) if len(values) == axes else list(values) * axes
 
 
 def max_pool_backward(

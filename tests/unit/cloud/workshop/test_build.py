@@ -13,7 +13,7 @@ from marram_cloud.workshop import translations
 from marram_cloud.workshop.build import build
 from marram_cloud.workshop.project import ProjectError
 from marram_cloud.workshop.translations import UnsupportedError
-from marram_cloud.workshop.verify import DisagreementError
+from marram_cloud.workshop.verify import TOLERANCE, DisagreementError
 from torch import nn
 
 from tests.support.windows import HOST, SHOULDER
@@ -161,20 +161,62 @@ def test_a_program_that_disagrees_with_pytorch_is_named_and_no_bundle_is_written
     assert list(folder.glob("*.marram")) == []
 
 
+# ---- architectures
+
+IMAGE = """
+    def pointwise(inside, outside, stride=1):
+        return nn.Sequential(
+            nn.Conv2d(inside, inside, 3, stride, 1, groups=inside), nn.ReLU(),
+            nn.Conv2d(inside, outside, 1), nn.ReLU(),
+        )
+
+    def model():
+        return nn.Sequential(
+            nn.Unflatten(1, (1, 2)), pointwise(1, 4), pointwise(4, 6, 2),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3),
+        )
+    """
+CAUSAL = """
+    class Causal(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList([nn.Conv1d(2, 4, 3), nn.Conv1d(4, 4, 3, dilation=2)])
+            self.out = nn.Linear(4, 3)
+
+        def forward(self, x):
+            for step, layer in enumerate(self.layers):
+                x = torch.relu(layer(nn.functional.pad(x, (2 * 2**step, 0))))
+            return self.out(x[:, :, -1])
+
+    def model():
+        return Causal()
+    """
+
+
+@pytest.mark.parametrize("code", [IMAGE, CAUSAL], ids=["depthwise 2-D", "dilated causal"])
+def test_other_architectures_build_and_agree_with_pytorch(tmp_path, code):
+    """The build itself compares every program with PyTorch, and refuses what differs."""
+    report = build(project(tmp_path / "small", code=code))
+    assert max(report.differences.values()) <= TOLERANCE
+    assert set(report.differences) == {"train.onnx", "evaluate.onnx", "predict.onnx"}
+
+
 # ---- what is not supported
 
 
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        ("nn.Sequential(nn.Conv1d(2, 4, 3, groups=2), nn.Flatten(), nn.Linear(88, 3))", "groups=1"),
         (
             "nn.Sequential(nn.Conv1d(2, 4, 3), nn.AdaptiveMaxPool1d(1), nn.Flatten(), nn.Linear(4, 3))",
             "adaptive_max",
         ),
-        ("nn.Sequential(nn.ConvTranspose1d(2, 4, 3), nn.Flatten(), nn.Linear(104, 3))", "Conv1d"),
+        (
+            "nn.Sequential(nn.Conv1d(2, 1, 1), nn.AvgPool1d(10, ceil_mode=True), nn.Flatten())",
+            "ceil_mode",
+        ),
     ],
-    ids=["groups", "adaptive max", "transposed"],
+    ids=["adaptive max", "ceil"],
 )
 def test_an_unsupported_operator_is_named_with_what_to_use_instead(tmp_path, model, words):
     folder = project(tmp_path / "small", model)
