@@ -1,4 +1,4 @@
-"""The container files, built on a minimal Debian made here, and run once; no registry of images is reached."""
+"""The container files, built on a minimal Debian made here, and run once, with no registry of images."""
 
 import json
 import shutil
