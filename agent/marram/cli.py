@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from marram.releases.hold import Hold
 
 DEFAULT_CONFIG = Path("/etc/marram/marram.yaml")
+_LONGEST_RELOAD = 60.0  # seconds; models may be loaded anew
 DEFAULT_IDENTITY = Path("/var/lib/marram/identity")
 
 
@@ -44,9 +45,10 @@ def _run(options: argparse.Namespace) -> int:
     configure(config.device.log_level, config.device.name)
     from marram.daemon import Daemon
 
-    daemon = Daemon(config)
+    daemon = Daemon(config, lambda: _configuration(options))
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: daemon.stop())
+    signal.signal(signal.SIGHUP, lambda *_: daemon.reload_soon())
     signal.set_wakeup_fd(daemon.wakeup, warn_on_full_buffer=False)
     daemon.run()
     return 0
@@ -162,6 +164,25 @@ def _diag(options: argparse.Namespace) -> int:
     return 0
 
 
+def _setup(options: argparse.Namespace) -> int:
+    from marram.setup.wizard import Wizard
+
+    return Wizard(
+        path=options.config,
+        yes=options.yes,
+        replace=options.replace,
+        name=options.name,
+        board=options.board,
+        sensors=options.sensor,
+        bundle=options.bundle,
+        broker=options.broker,
+        identity=options.identity,
+        state=options.state,
+        root=options.root,
+        now=time.time(),
+    ).run()
+
+
 def _releases(options: argparse.Namespace) -> int:
     from marram.control import ask
     from marram.status import releases_text
@@ -194,6 +215,18 @@ def _ask_updates(options: argparse.Namespace) -> int:
 
     ask(_socket(options), {"command": "updates", "do": options.do})
     print("asked; `marram releases` shows what comes of it")
+    return 0
+
+
+def _reload(options: argparse.Namespace) -> int:
+    from marram.control import NotRunningError, ask
+
+    try:
+        answer = ask(_socket(options), {"command": "reload"}, timeout=_LONGEST_RELOAD)
+    except NotRunningError as error:
+        hint = "; if device.state or control.socket changed, restart the agent"
+        raise NotRunningError(f"{error}{hint}") from error
+    print(f"changed: {', '.join(answer['changed'])}" if answer["changed"] else "nothing has changed")
     return 0
 
 
@@ -258,12 +291,7 @@ def _parser() -> argparse.ArgumentParser:
 
     layered(command("run", _run, "Run the agent until it is stopped."))
     layered(command("check", _check, "Check a configuration and say everything that is wrong with it."))
-    configuration = command("config", None, "Show the configuration as it takes effect, or renew it.")
-    about = configuration.add_subparsers(required=True, metavar="WHAT")
-    whole = about.add_parser("show", help="print all of it, defaults too, as YAML")
-    whole.add_argument("--origins", action="store_true", help="say where each value comes from")
-    whole.set_defaults(command=_config_show)
-    layered(whole)
+    _add_config(command("config", None, "Show the configuration as it takes effect, or renew it."), layered)
     command("schema", _schema, "Print the configuration's JSON Schema, for editors.")
     _add_enrol(command("enrol", _enrol, "Get this device's identity from its fleet's enrolment server."))
     shown = command("status", _status, "Ask the running agent how it is.")
@@ -290,12 +318,13 @@ def _parser() -> argparse.ArgumentParser:
         asked[-1].set_defaults(command=_ask_updates, do=do)
     for added in (held, resumed):
         config(added)
+    reloaded = command("reload", _reload, "Have the running agent take its changed configuration.")
     labelled = command("label", _label, "Say what a span of time was, for training.")
     labelled.add_argument("label", help="one of the model's labels")
     labelled.add_argument("--from", dest="start", type=float, help="begin, Unix seconds")
     labelled.add_argument("--to", dest="end", type=float, help="end, Unix seconds (default: now)")
     labelled.add_argument("--last", type=float, default=60.0, help="seconds before the end (default 60)")
-    for added in (shown, released, *asked, labelled):
+    for added in (shown, released, *asked, reloaded, labelled):
         config(added)
         added.add_argument(
             "--socket", help="the agent's control socket, instead of reading the configuration"
@@ -303,8 +332,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_config(added: argparse.ArgumentParser, layered: Callable[..., None]) -> None:
+    about = added.add_subparsers(required=True, metavar="WHAT")
+    whole = about.add_parser("show", help="print all of it, defaults too, as YAML")
+    whole.add_argument("--origins", action="store_true", help="say where each value comes from")
+    whole.set_defaults(command=_config_show)
+    layered(whole)
+
+
 def _add_help(command: Callable[..., argparse.ArgumentParser], layered: Callable[..., None]) -> None:
-    """What helps when something is wrong."""
+    """What helps at the first start, and when something is wrong."""
+    _add_setup(command("setup", _setup, "Write the YAML of a new device: what it is and has."))
     examined = command("doctor", _doctor, "Look for what is wrong with this device, and say what to do.")
     examined.add_argument("check", nargs="*", help="checks to make (default: all)")
     examined.add_argument("--json", action="store_true", help="everything, as JSON")
@@ -319,6 +357,29 @@ def _add_help(command: Callable[..., argparse.ArgumentParser], layered: Callable
     diag.add_argument("--list", action="store_true", help="only list what would be in it")
     diag.add_argument("--yes", action="store_true", help="write it without asking")
     layered(diag)
+
+
+def _add_setup(added: argparse.ArgumentParser) -> None:
+    added.add_argument(
+        "-c", "--config", type=Path, default=DEFAULT_CONFIG, help=f"file to write (default {DEFAULT_CONFIG})"
+    )
+    added.add_argument("--yes", action="store_true", help="ask nothing; what is not given takes its default")
+    added.add_argument("--replace", action="store_true", help="write over a file, and keep it beside")
+    added.add_argument("--name", help="of the device (default: the host's name)")
+    added.add_argument(
+        "--board", help="board whose settings are used, or none (default: the one that is found)"
+    )
+    added.add_argument(
+        "--sensor",
+        action="append",
+        default=[],
+        help="host, serial:PORT, serial:PORT@BAUD, iio:DEVICE or csv:FILE; may be repeated (default: host)",
+    )
+    added.add_argument("--bundle", type=Path, help="model to run (default: the example that is installed)")
+    added.add_argument("--broker", help="mqtt://HOST[:PORT] or mqtts://HOST[:PORT]")
+    added.add_argument("--identity", type=Path, default=DEFAULT_IDENTITY, help=argparse.SUPPRESS)
+    added.add_argument("--state", type=Path, default=Path("/var/lib/marram"), help=argparse.SUPPRESS)
+    added.add_argument("--root", type=Path, default=Path("/"), help=argparse.SUPPRESS)
 
 
 def _add_enrol(added: argparse.ArgumentParser) -> None:

@@ -13,6 +13,7 @@ from marram.doctor.finding import Severity, error, note, ok, warning
 
 from tests.support.cli import marram
 from tests.support.configs import HOST_BUNDLE
+from tests.support.pages import docs
 from tests.unit.doctor.test_machine_checks import machine
 
 
@@ -72,6 +73,12 @@ def test_every_check_has_a_title_and_what_is_wrong_says_what_to_do(tmp_path):
         assert sys.modules.get(module) or __import__(module)
         assert sys.modules[module].__doc__, name
     assert "-> do it" in text(examining.Result("x", (warning("a", "b", "do it"),)))
+
+
+def test_the_page_has_every_check():
+    assert {row[0] for row in docs("operating.md").table("## What is wrong: `marram doctor`")} == {
+        name for name, _ in known()
+    }
 
 
 def test_the_command_says_it_in_words_and_in_json(tmp_path):

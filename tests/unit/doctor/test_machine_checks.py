@@ -185,6 +185,14 @@ def test_heat_throttling_and_a_weak_supply_are_found(tmp_path):
     ]
 
 
+def test_a_zone_that_the_board_names_and_the_machine_lacks_is_noticed(tmp_path):
+    trees.write(tmp_path, trees.zone(0, "cpu-thermal", 50))
+    one = machine(tmp_path, "board: {thermal_zones: [cpu-thermal, gpu-thermal]}\n")
+    cpu, named = found("thermal", one)
+    assert (cpu.severity, named.severity) == (OK, WARNING)
+    assert "gpu-thermal: this machine has no such zone" in named.found
+
+
 def test_a_cool_machine_is_fine_and_one_without_sensors_is_a_note(tmp_path):
     assert severities(found("thermal", machine(tmp_path))) == [NOTE]
     trees.write(tmp_path, trees.zone(0, "cpu-thermal", 50, passive=85) | trees.supply(False))

@@ -13,7 +13,9 @@ def check(machine: Machine) -> Iterator[Finding]:
     if status is None:
         yield from _silent(machine)
         return
-    yield ok("agent", f"runs since {status['uptime']:.0f} s as process {status['pid']}")
+    yield ok("agent", f"has run for {status['uptime']:.0f} s as process {status['pid']}")
+    for name, mode in status.get("modes", {}).items():
+        yield warning(f"mode {name}", mode["reason"], mode["todo"])
     windows = status["windows"]
     if windows["failed"]:
         yield error(
@@ -49,4 +51,5 @@ def _silent(machine: Machine) -> Iterator[Finding]:
             f"`journalctl -u {UNIT} -n 50` says why",
         )
     elif machine.silence:
-        yield note("agent", machine.silence, f"`systemctl start {UNIT}`, if it should run now")
+        start = f"`systemctl start {UNIT}`, if it should run now" if machine.unit else ""
+        yield note("agent", machine.silence, start)

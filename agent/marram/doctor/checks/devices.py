@@ -16,6 +16,7 @@ import msgspec
 from marram.device.thermal import read
 from marram.doctor.finding import Finding, error, ok, warning
 from marram.doctor.machine import UNIT, Machine
+from marram.system.devices import needs
 
 if TYPE_CHECKING:
     from marram.config.machine import Board
@@ -156,19 +157,7 @@ def _closed(path: Path, about: os.stat_result, machine: Machine) -> bool:
     allowed = unit.get("DeviceAllow", "")
     if policy == "auto" and not allowed:
         return False
-    driver = _driver(machine.proc, os.major(about.st_rdev))
-    return str(path) not in allowed and f"char-{driver}" not in allowed
-
-
-def _driver(proc: Path, major: int) -> str:
-    """The name of a character device's major number, as systemd's DeviceAllow=char-NAME takes it."""
-    try:
-        lines = (proc / "devices").read_text().partition("Block devices:")[0].splitlines()
-    except OSError:
-        return ""
-    return next(
-        (words[1] for line in lines if (words := line.split())[:1] == [str(major)] and len(words) > 1), ""
-    )
+    return not any(need.allow in allowed.split() for need in needs(str(path), machine.proc / "devices"))
 
 
 def _group(gid: int) -> str:

@@ -28,7 +28,8 @@ def check(machine: Machine) -> Iterator[Finding]:
     if not waiting:
         yield ok("outbox", "empty: the aggregator has every delta")
         return
-    age = max(0.0, machine.now - path.stat().st_mtime)
+    written = max(one.stat().st_mtime for one in (path, Path(f"{path}-wal")) if one.exists())
+    age = max(0.0, machine.now - written)
     rounds = ", ".join(str(number) for number in waiting)
     if age > _LONG:
         yield warning(

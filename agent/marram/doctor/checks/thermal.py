@@ -19,6 +19,15 @@ def check(machine: Machine) -> Iterator[Finding]:
         found = f"{zone.degrees:.0f} degC" + (f", the kernel acts at {zone.limit:.0f}" if zone.limit else "")
         hot = zone.limit is not None and zone.degrees >= zone.limit - _MARGIN
         yield warning(zone.name, found, _COOLER) if hot else ok(zone.name, found)
+    wanted = machine.config.board.thermal_zones if machine.config is not None else ()
+    missing = [name for name in wanted if name not in {zone.name for zone in zones}]
+    if missing:
+        there = ", ".join(sorted({zone.name for zone in zones})) or "none"
+        yield warning(
+            "board.thermal_zones",
+            f"{', '.join(missing)}: this machine has no such zone, so it is not watched; it has: {there}",
+            "correct board.thermal_zones, or leave it out to watch all",
+        )
     if not zones:
         yield note(
             "temperature", "this machine has no thermal zone and no temperature sensor that can be read"

@@ -18,6 +18,11 @@ _REPLACE = "copy what is on it, and replace it soon; lower watch.writes_per_day 
 
 
 def check(machine: Machine) -> Iterator[Finding]:
+    written = ((machine.status or {}).get("watch") or {}).get("written", {})
+    days = {int(ago): count for ago, count in written.items() if ago != "0"}
+    if days:
+        mean = sum(days.values()) / max(days)
+        yield ok("writes", f"the agent wrote {mean / 2**20:.0f} MiB a day in the last {max(days)} days")
     try:
         disks = sorted((machine.sys / "block").iterdir())
     except OSError:
