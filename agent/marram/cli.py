@@ -76,6 +76,26 @@ def _config_show(options: argparse.Namespace) -> int:
     return 0
 
 
+def _config_migrate(options: argparse.Namespace) -> int:
+    from marram.config.layers import SHIPPED, files_of, read_text
+    from marram.config.migrate import migrate
+
+    files = [options.file] if options.file is not None else files_of(options.config)
+    # What a package brought is the package's to renew.
+    found = [migrate(file, read_text(file)) for file in files if SHIPPED not in file.resolve().parents]
+    old = [one for one in found if one.before != one.after]
+    for one in old:
+        print(one.diff(), end="")
+    if not old:
+        print("nothing to do: the configuration is of this version")
+    elif options.write:
+        for one in old:
+            print(f"{one.path}: written; the old one is {one.write()}")
+    else:
+        print("not written: run it again with --write")
+    return 0
+
+
 def _schema(options: argparse.Namespace) -> int:
     from marram.config.json_schema import json_schema
     from marram.config.schema import Agent
@@ -299,7 +319,9 @@ def _parser() -> argparse.ArgumentParser:
 
     layered(command("run", _run, "Run the agent until it is stopped."))
     layered(command("check", _check, "Check a configuration and say everything that is wrong with it."))
-    _add_config(command("config", None, "Show the configuration as it takes effect, or renew it."), layered)
+    _add_config(
+        command("config", None, "Show the configuration as it takes effect, or renew it."), config, layered
+    )
     command("schema", _schema, "Print the configuration's JSON Schema, for editors.")
     _add_enrol(command("enrol", _enrol, "Get this device's identity from its fleet's enrolment server."))
     shown = command("status", _status, "Ask the running agent how it is.")
@@ -340,12 +362,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_config(added: argparse.ArgumentParser, layered: Callable[..., None]) -> None:
+def _add_config(
+    added: argparse.ArgumentParser, config: Callable[..., None], layered: Callable[..., None]
+) -> None:
     about = added.add_subparsers(required=True, metavar="WHAT")
     whole = about.add_parser("show", help="print all of it, defaults too, as YAML")
     whole.add_argument("--origins", action="store_true", help="say where each value comes from")
     whole.set_defaults(command=_config_show)
     layered(whole)
+    renewed = about.add_parser("migrate", help="rewrite files of an older version; shows what would change")
+    renewed.add_argument("file", nargs="?", type=Path, help="one file (default: all layers that are files)")
+    renewed.add_argument(
+        "--write", action="store_true", help="do it, and keep a copy of the old file beside it"
+    )
+    renewed.set_defaults(command=_config_migrate)
+    config(renewed)
 
 
 def _add_help(command: Callable[..., argparse.ArgumentParser], layered: Callable[..., None]) -> None:
