@@ -35,8 +35,8 @@ _FAST = 25_600.0
 def measure() -> Result:
     with tempfile.TemporaryDirectory() as name, Mosquitto(Path(name)) as broker, Proxy(broker.port) as proxy:
         folder = Path(name)
-        with Fleet(folder, proxy.url, devices=1) as fleet:
-            device = fleet.devices[0]
+        with Fleet(folder, proxy.url, devices=2) as fleet:
+            device, fast_device = fleet.devices
             # At rest: its model is loaded, its link is up, its sensor has nothing to say.
             axes = ["ax", "ay", "az", "wx", "wy", "wz"]
             silent = {
@@ -49,12 +49,12 @@ def measure() -> Result:
             watch = {**device.settings["sensors"][0], "speed": "realtime", "repeat": True}
             device.write(sensors=[silent])
             ready = statistics.median(_seconds_to_ready(device, folder / f"n{n}") for n in range(_STARTS))
-            idle = _costs(device, proxy)
+            idle = _costs(device, proxy, {})
             day = _traffic(device, proxy)
-            slow = _costs(device, proxy, sensors=[watch])
+            slow = _costs(device, proxy, {"sensors": [watch]})
             schedule = {"after": 1, "every": "1s", "epochs": 1_000_000}
-            training = _costs(device, proxy, "a training", sensors=[watch], learning={"schedule": schedule})
-            fast = _costs(device, proxy, **_vibration(folder))
+            training = _costs(device, proxy, {"learning": {"schedule": schedule}}, "a training")
+            fast = _costs(fast_device, proxy, _vibration(folder))
         rival_size = flower.installed()
         with flower.node(folder) as node:
             time.sleep(_SETTLE)
@@ -89,9 +89,10 @@ def measure() -> Result:
     )
 
 
-def _costs(device: Device, proxy: Proxy, until: str = "", **changes: object) -> Costs:
+def _costs(device: Device, proxy: Proxy, changes: dict[str, object], until: str = "") -> Costs:
     """Of the device with these changes. until: wait for "a training" first."""
     device.write(**changes)
+    device.write(learning={"store": {"commit_every": "30s"}})  # as it is by default
     device.start()
     device.until("a link", lambda status: status["link"]["connected"])
     if until:
@@ -129,7 +130,7 @@ def _vibration(folder: Path) -> dict[str, object]:
         )
     )  # fmt: skip
     sensor = {"type": "csv", "name": "bearing", "path": str(recording), "rate": _FAST, "repeat": True}
-    return {"sensors": [sensor], "model": {"bundle": str(model)}, "device": {"state": str(folder / "fast")}}
+    return {"sensors": [sensor], "model": {"bundle": str(model)}}
 
 
 def _seconds_to_ready(device: Device, path: Path) -> float:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from marram import RELEASED
 from marram.bundle.file import Bundle
+from marram.bundle.manifest import Manifest
 from marram.config.schema import Agent, Cloud, Learning
 from marram.device.clock import Clock
 from marram.device.resources import Resources, minute_of_day
@@ -34,15 +35,14 @@ from marram.link.broker import Broker
 from marram.link.identity import Identity
 from marram.link.mqtt import LinkEvent, Message, MqttLink, Options, Up
 from marram.loop import Loop
-from marram.outputs.output import OUTPUTS, Output, OutputContext
+from marram.outputs.output import OUTPUTS, OutputConfig, OutputContext
 from marram.programs.program import ProgramOptions
 from marram.releases.configured import open_configured
 from marram.releases.hold import Hold
 from marram.releases.installation import Installation
-from marram.releases.machine import Deadlines
 from marram.releases.swap import Swap
-from marram.releases.updater import Place, Updater
-from marram.sensors.sensor import SENSORS, Sensor, SensorContext
+from marram.releases.updater import Place, Updater, deadlines
+from marram.sensors.sensor import SENSORS, Sensor, SensorConfig, SensorContext
 from marram.storage import open_database
 from marram.stream.labels import parse_label
 from marram.stream.stream import Stream
@@ -54,8 +54,13 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Parts:
-    """What a daemon is made of. Without a cloud there is no link, rounds, updater and renewal."""
+    """What a daemon is made of. Without a cloud there is no link, rounds, updater and renewal.
 
+    manifest: of the bundle that inference began with.
+    """
+
+    manifest: Manifest
+    outputs_know: OutputContext
     sensors: dict[str, Sensor]
     pipeline: Pipeline
     loop: Loop
@@ -78,19 +83,20 @@ def assemble(config: Agent) -> Parts:
     source = config.model.bundle or config.model.file
     assert source is not None, "the schema sees to it"
     configured, damaged = open_configured(source, config.model.description, config.device.state / "releases")
-    releases = config.releases
-    deadlines = Deadlines(releases.deadline, 2 * releases.preflight_timeout, releases.trial.deadline)
-    installation = Installation.open(config.device.state / "releases", configured, deadlines)
+    installation = Installation.open(config.device.state / "releases", configured, deadlines(config.releases))
     identity = identities.load(config.cloud.identity, key=config.cloud.key) if config.cloud else None
     clock = _clock(installation, identity)
     bundle, path, model, broken = installation.start(
         lambda one: int8_model(one, program_options(config)), clock(), curable=identity is not None
     )
     loop = Loop(clock)
-    sensors = _sensors(config)
+    sensors = open_sensors(config, config.sensors)
+    context = OutputContext(identity.subject.name if identity else config.device.name, bundle.manifest.name)
     parts = Parts(
+        manifest=bundle.manifest,
+        outputs_know=context,
         sensors=sensors,
-        pipeline=_pipeline(config, bundle, model, sensors, identity),
+        pipeline=_pipeline(config, bundle, model, sensors, context),
         loop=loop,
         installation=installation,
         hold=Hold(config.device.state / "releases" / "hold"),
@@ -105,13 +111,13 @@ def assemble(config: Agent) -> Parts:
         obey=lambda orders: obey(parts, orders),
     )
     loop.add(parts.watcher)
-    _add_fallback(config, parts)
+    parts.pipeline.fallback = fallback(config, installation)
     if config.learning is not None:
         _add_learning(config, config.learning, bundle, path, parts)
     if config.cloud is not None and identity is not None:
         _add_cloud(config, config.cloud, identity, bundle, parts)
     if config.labels.mqtt is not None:
-        parts.labels = _labels(config, parts.pipeline)
+        parts.labels = label_link(config, parts.pipeline)
     return parts
 
 
@@ -129,28 +135,41 @@ def _clock(installation: Installation, identity: Identity | None) -> Clock:
     return Clock(lambda: max(_passed(identity), installation.machine.state.floor))
 
 
-def _add_fallback(config: Agent, parts: Parts) -> None:
+def fallback(config: Agent, installation: Installation) -> Model | None:
     """A release that has not shown yet that it works runs with what ran before it at hand."""
-    running = parts.installation.machine.running
+    running = installation.machine.running
     if running is None or running.confirmed:
-        return
+        return None
     try:
-        before = parts.installation.bundle(parts.installation.machine.state.previous)
-        parts.pipeline.fallback = int8_model(before, program_options(config))
+        before = installation.bundle(installation.machine.state.previous)
+        return int8_model(before, program_options(config))
     except (BundleError, ProgramError) as error:
         log.error("nothing to fall back on: %s", error)
+        return None
 
 
-def _sensors(config: Agent) -> dict[str, Sensor]:
+def own_parameters(config: Agent, bundle: Bundle) -> Model | None:
+    """A model that runs what this device learnt by itself; None before it did."""
+    return Own(config.device.state / "own", bundle).model(program_options(config))
+
+
+def open_sensors(config: Agent, wanted: Iterable[SensorConfig]) -> dict[str, Sensor]:
+    """Those that are wanted, by name. Raises MarramError."""
     context = SensorContext(config.device.name, config.board, max_gap=config.stream.max_gap)
-    return {sensor.name: SENSORS.open(sensor, context) for sensor in config.sensors}
+    return {sensor.name: SENSORS.open(sensor, context) for sensor in wanted}
 
 
-def _pipeline(
-    config: Agent, bundle: Bundle, model: Model | None, sensors: dict[str, Sensor], identity: Identity | None
-) -> Pipeline:
-    manifest = bundle.manifest
-    stream = Stream(
+def output_names(config: Agent) -> dict[str, OutputConfig]:
+    """What the outputs are called."""
+    return {
+        output.name or f"{index}-{output.__struct_config__.tag}": output
+        for index, output in enumerate(config.outputs)
+    }
+
+
+def make_stream(config: Agent, manifest: Manifest, sensors: dict[str, Sensor]) -> Stream:
+    """Raises ConfigError where a channel has no source."""
+    return Stream(
         manifest.channel_names,
         manifest.rate,
         manifest.length,
@@ -160,22 +179,30 @@ def _pipeline(
         config.stream,
         replays=[name for name, sensor in sensors.items() if not sensor.live],
     )
-    context = OutputContext(identity.subject.name if identity else config.device.name, manifest.name)
-    outputs: dict[str, Output] = {}
-    for index, output in enumerate(config.outputs):
-        outputs[output.name or f"{index}-{output.__struct_config__.tag}"] = OUTPUTS.open(output, context)
-    own = config.model.parameters == "own"
-    first = Own(config.device.state / "own", bundle).model(program_options(config)) if own else model
+
+
+def _pipeline(
+    config: Agent, bundle: Bundle, model: Model | None, sensors: dict[str, Sensor], context: OutputContext
+) -> Pipeline:
+    manifest = bundle.manifest
+    stream = make_stream(config, manifest, sensors)
+    outputs = {name: OUTPUTS.open(output, context) for name, output in output_names(config).items()}
+    first = own_parameters(config, bundle) if config.model.parameters == "own" else model
     queue = WindowQueue(config.model.queue)
     return Pipeline(stream, manifest.labels, queue, first, outputs, None, config.model.max_batch)
 
 
+def store_settings(learning: Learning) -> StoreSettings:
+    """As the store takes them."""
+    store = learning.store
+    return StoreSettings(store.max_bytes, store.max_age, store.commit_every, learning.holdout)
+
+
 def _add_learning(config: Agent, learning: Learning, bundle: Bundle, path: Path, parts: Parts) -> None:
-    manifest, state, store = bundle.manifest, config.device.state, learning.store
+    manifest, state = bundle.manifest, config.device.state
     windows = state / "windows.db"
-    settings = StoreSettings(store.max_bytes, store.max_age, store.commit_every, learning.holdout)
     shape = (len(manifest.channels), manifest.length)
-    parts.pipeline.store = SampleStore(windows, manifest.family, shape, settings)
+    parts.pipeline.store = SampleStore(windows, manifest.family, shape, store_settings(learning))
     parts.workshop = Workshop(
         config=learning,
         manifest=manifest,
@@ -254,6 +281,23 @@ def _add_cloud(config: Agent, cloud: Cloud, identity: Identity, bundle: Bundle, 
         loop.add(rounds)
 
 
+def place(config: Agent, identity: Identity, configured: Bundle) -> Place:
+    """What this device is to its releases."""
+    learning = config.learning
+    return Place(
+        device=identity.subject.name,
+        tags=(*config.device.tags, f"region:{identity.subject.region}"),
+        model=configured.manifest.name,
+        root=identity.root,
+        store=str(config.device.state / "windows.db") if learning is not None else "",
+        threads=config.model.threads,
+        providers=config.model.providers,
+        nice=(learning or Learning()).trainer.nice,
+        description=config.model.description,
+        authority=identity.folder / identities.AUTHORITY,
+    )
+
+
 def _updater(
     config: Agent,
     identity: Identity,
@@ -263,22 +307,10 @@ def _updater(
     parts: Parts,
 ) -> Updater:
     """Releases, and the word to the cloud of what runs here."""
-    subject, learning, pipeline = identity.subject, config.learning, parts.pipeline
-    place = Place(
-        device=subject.name,
-        tags=(*config.device.tags, f"region:{subject.region}"),
-        model=parts.installation.slots.configured.manifest.name,
-        root=identity.root,
-        store=str(config.device.state / "windows.db") if learning is not None else "",
-        threads=config.model.threads,
-        providers=config.model.providers,
-        nice=(learning or Learning()).trainer.nice,
-        description=config.model.description,
-        authority=identity.folder / identities.AUTHORITY,
-    )
+    subject, pipeline = identity.subject, parts.pipeline
     updater = Updater(
         settings=config.releases,
-        at=place,
+        at=place(config, identity, parts.installation.slots.configured),
         installation=parts.installation,
         inference=Swap(pipeline, program_options(config)),
         topics=Topics(subject.fleet, subject.region),
@@ -313,7 +345,7 @@ def _rounds(
     return Rounds(make, journal, link, parts.workshop, parts.loop)
 
 
-def _labels(config: Agent, pipeline: Pipeline) -> MqttLink:
+def label_link(config: Agent, pipeline: Pipeline) -> MqttLink:
     """Labels as MQTT messages, on whatever broker the plant has."""
     settings = config.labels.mqtt
     assert settings is not None

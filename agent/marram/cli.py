@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from marram.releases.hold import Hold
 
 DEFAULT_CONFIG = Path("/etc/marram/marram.yaml")
+_LONGEST_RELOAD = 60.0  # seconds; models may be loaded anew
 DEFAULT_IDENTITY = Path("/var/lib/marram/identity")
 
 
@@ -44,9 +45,10 @@ def _run(options: argparse.Namespace) -> int:
     configure(config.device.log_level, config.device.name)
     from marram.daemon import Daemon
 
-    daemon = Daemon(config)
+    daemon = Daemon(config, lambda: _configuration(options))
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: daemon.stop())
+    signal.signal(signal.SIGHUP, lambda *_: daemon.reload_soon())
     signal.set_wakeup_fd(daemon.wakeup, warn_on_full_buffer=False)
     daemon.run()
     return 0
@@ -70,6 +72,26 @@ def _config_show(options: argparse.Namespace) -> int:
     print(
         show(load_all(options.config, Agent, over=_over(options), check_files=False), options.origins), end=""
     )
+    return 0
+
+
+def _config_migrate(options: argparse.Namespace) -> int:
+    from marram.config.layers import SHIPPED, files_of, read_text
+    from marram.config.migrate import migrate
+
+    files = [options.file] if options.file is not None else files_of(options.config)
+    # What a package brought is the package's to renew.
+    found = [migrate(file, read_text(file)) for file in files if SHIPPED not in file.resolve().parents]
+    old = [one for one in found if one.before != one.after]
+    for one in old:
+        print(one.diff(), end="")
+    if not old:
+        print("nothing to do: the configuration is of this version")
+    elif options.write:
+        for one in old:
+            print(f"{one.path}: written; the old one is {one.write()}")
+    else:
+        print("not written: run it again with --write")
     return 0
 
 
@@ -216,6 +238,18 @@ def _ask_updates(options: argparse.Namespace) -> int:
     return 0
 
 
+def _reload(options: argparse.Namespace) -> int:
+    from marram.control import NotRunningError, ask
+
+    try:
+        answer = ask(_socket(options), {"command": "reload"}, timeout=_LONGEST_RELOAD)
+    except NotRunningError as error:
+        hint = "; if device.state or control.socket changed, restart the agent"
+        raise NotRunningError(f"{error}{hint}") from error
+    print(f"changed: {', '.join(answer['changed'])}" if answer["changed"] else "nothing has changed")
+    return 0
+
+
 def _label(options: argparse.Namespace) -> int:
     from marram.control import ControlError, ask
 
@@ -277,12 +311,9 @@ def _parser() -> argparse.ArgumentParser:
 
     layered(command("run", _run, "Run the agent until it is stopped."))
     layered(command("check", _check, "Check a configuration and say everything that is wrong with it."))
-    configuration = command("config", None, "Show the configuration as it takes effect, or renew it.")
-    about = configuration.add_subparsers(required=True, metavar="WHAT")
-    whole = about.add_parser("show", help="print all of it, defaults too, as YAML")
-    whole.add_argument("--origins", action="store_true", help="say where each value comes from")
-    whole.set_defaults(command=_config_show)
-    layered(whole)
+    _add_config(
+        command("config", None, "Show the configuration as it takes effect, or renew it."), config, layered
+    )
     command("schema", _schema, "Print the configuration's JSON Schema, for editors.")
     _add_enrol(command("enrol", _enrol, "Get this device's identity from its fleet's enrolment server."))
     shown = command("status", _status, "Ask the running agent how it is.")
@@ -309,17 +340,35 @@ def _parser() -> argparse.ArgumentParser:
         asked[-1].set_defaults(command=_ask_updates, do=do)
     for added in (held, resumed):
         config(added)
+    reloaded = command("reload", _reload, "Have the running agent take its changed configuration.")
     labelled = command("label", _label, "Say what a span of time was, for training.")
     labelled.add_argument("label", help="one of the model's labels")
     labelled.add_argument("--from", dest="start", type=float, help="begin, Unix seconds")
     labelled.add_argument("--to", dest="end", type=float, help="end, Unix seconds (default: now)")
     labelled.add_argument("--last", type=float, default=60.0, help="seconds before the end (default 60)")
-    for added in (shown, released, *asked, labelled):
+    for added in (shown, released, *asked, reloaded, labelled):
         config(added)
         added.add_argument(
             "--socket", help="the agent's control socket, instead of reading the configuration"
         )
     return parser
+
+
+def _add_config(
+    added: argparse.ArgumentParser, config: Callable[..., None], layered: Callable[..., None]
+) -> None:
+    about = added.add_subparsers(required=True, metavar="WHAT")
+    whole = about.add_parser("show", help="print all of it, defaults too, as YAML")
+    whole.add_argument("--origins", action="store_true", help="say where each value comes from")
+    whole.set_defaults(command=_config_show)
+    layered(whole)
+    renewed = about.add_parser("migrate", help="rewrite files of an older version; shows what would change")
+    renewed.add_argument("file", nargs="?", type=Path, help="one file (default: all layers that are files)")
+    renewed.add_argument(
+        "--write", action="store_true", help="do it, and keep a copy of the old file beside it"
+    )
+    renewed.set_defaults(command=_config_migrate)
+    config(renewed)
 
 
 def _add_help(command: Callable[..., argparse.ArgumentParser], layered: Callable[..., None]) -> None:

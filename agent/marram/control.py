@@ -110,24 +110,33 @@ def _answers(path: Path) -> bool:
         return True
 
 
-def ask(path: Path, request: dict[str, Any]) -> dict[str, Any]:
-    """Ask the daemon. Raises ControlError when it is not there or refuses."""
+class NotRunningError(ControlError):
+    """No daemon answers on the socket."""
+
+
+def ask(path: Path, request: dict[str, Any], timeout: float = _TIMEOUT) -> dict[str, Any]:
+    """Ask the daemon. timeout: seconds for the answer.
+
+    Raises NotRunningError when it is not there, ControlError when it refuses.
+    """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(_TIMEOUT)
             connection.connect(str(path))
             connection.sendall(json.dumps(request).encode() + b"\n")
-            answer = json.loads(_read_line(connection))
+            answer = json.loads(_read_line(connection, timeout))
     except (OSError, ValueError) as error:
-        raise ControlError(f"{path}: no daemon answers here ({error}); is `marram run` running?") from error
+        raise NotRunningError(
+            f"{path}: no daemon answers here ({error}); is `marram run` running?"
+        ) from error
     if not isinstance(answer, dict) or "error" in answer:
         raise ControlError(str(answer.get("error")) if isinstance(answer, dict) else "not an answer")
     return answer
 
 
-def _read_line(connection: socket.socket) -> bytes:
+def _read_line(connection: socket.socket, timeout: float = _TIMEOUT) -> bytes:
     """Raises OSError when the line is not there in time."""
-    data, end = b"", time.monotonic() + _TIMEOUT
+    data, end = b"", time.monotonic() + timeout
     while not data.endswith(b"\n") and len(data) < _MAX_REQUEST * 16:
         connection.settimeout(max(end - time.monotonic(), 0.001))
         piece = connection.recv(_MAX_REQUEST)

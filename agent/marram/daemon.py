@@ -22,8 +22,8 @@ from marram.control import ControlServer, Handler
 from marram.device.memory import release_start_pages
 from marram.errors import MarramError
 from marram.notify import notify, watchdog_period
-from marram.sensors.reading import read_to_the_end
-from marram.sensors.sensor import Sensor
+from marram.reload.reloader import Reloader
+from marram.sensors.readers import Readers
 from marram.status import releases, status
 from marram.storage import hold_folder
 
@@ -43,23 +43,30 @@ class Daemon:
     and one did so by an error.
     """
 
-    def __init__(self, config: Agent) -> None:
+    def __init__(self, config: Agent, read: Callable[[], Agent] | None = None) -> None:
         self._began = time.monotonic()
-        self._config = config
-        self._stop = threading.Event()
         # The main thread waits for a byte: a signal that another thread took would not end a wait for a lock.
         self._woken, self._waker = socket.socketpair()
         self._waker.setblocking(False)
-        self._asked = False
+        self._asked = self._to_reload = False
         self._broken = ""
         # Before anything is opened: a second agent must not touch the outputs and stores of the first.
         self._hold = hold_folder(config.device.state, "agent")
         self._parts = assemble(config)
-        self._running_sensors = set(self._parts.sensors)
+        self._readers = Readers(self._parts.pipeline, self._parts.sensor_errors, self._all_sensors_ended)
+        self._reloader = Reloader(config, self._parts, self._readers, read or (lambda: config))
 
     def stop(self) -> None:
         """Ask for the end; may be called from a signal handler."""
         self._asked = True
+        self._wake()
+
+    def reload_soon(self) -> None:
+        """Ask for the configuration to be read again; may be called from a signal handler."""
+        self._to_reload = True
+        self._wake()
+
+    def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):  # full of such bytes
             self._waker.send(b"\0")
 
@@ -72,20 +79,17 @@ class Daemon:
         """Live."""
         parts = self._parts
         with self._hold, ExitStack() as leaving:
-            control = ControlServer(self._config.control_socket, self._handlers())
+            control = ControlServer(self._reloader.config.control_socket, self._handlers())
             leaving.callback(control.stop)
             threads = [
                 threading.Thread(
                     target=self._live, args=(parts.pipeline.run,), name="inference", daemon=True
                 ),
                 threading.Thread(target=self._live, args=(parts.loop.run,), name="background", daemon=True),
-                *(
-                    threading.Thread(target=self._read, args=(sensor,), name=f"sensor-{name}", daemon=True)
-                    for name, sensor in parts.sensors.items()
-                ),
             ]
             for thread in threads:
                 thread.start()
+            self._readers.start(parts.sensors)
             leaving.callback(self._wind_up, threads)
             control.start()
             if parts.updater is not None:
@@ -112,22 +116,14 @@ class Daemon:
             self.stop()
             self._parts.pipeline.queue.close()
 
-    def _read(self, sensor: Sensor) -> None:
-        """One sensor's thread."""
-        pipeline = self._parts.pipeline
-        read_to_the_end(
-            sensor,
-            lambda samples: pipeline.feed(sensor.name, samples, sensor.live, self._stop),
-            self._parts.sensor_errors,
-            self._stop,
-        )
-        pipeline.ended(sensor.name)
-        self._running_sensors.discard(sensor.name)
-        if not self._running_sensors and self._alone:
-            errors = [f"{name}: {error}" for name, error in self._parts.sensor_errors.items()]
-            if errors:
-                self._broken = "every sensor has ended, not all of them well: " + "; ".join(errors)
-            self.stop()
+    def _all_sensors_ended(self) -> None:
+        """Without a cloud or training there is nothing left to do."""
+        if not self._alone:
+            return
+        errors = [f"{name}: {error}" for name, error in self._parts.sensor_errors.items()]
+        if errors:
+            self._broken = "every sensor has ended, not all of them well: " + "; ".join(errors)
+        self.stop()
 
     @property
     def _alone(self) -> bool:
@@ -141,6 +137,9 @@ class Daemon:
             woken, _, _ = select.select([self._woken], [], [], period)
             if woken:
                 self._woken.recv(64)
+                if self._to_reload:
+                    self._to_reload = False
+                    self._reloader.reload_and_log()
                 continue
             now = time.monotonic()
             stages = {"inference": parts.pipeline.beat, "background": parts.loop.beat}
@@ -153,7 +152,7 @@ class Daemon:
     def _wind_up(self, threads: list[threading.Thread]) -> None:
         """Everything that was received is predicted and stored before the process ends."""
         parts = self._parts
-        self._stop.set()
+        self._reloader.close()
         for link in (parts.link, parts.labels):
             if link is not None:
                 link.stop()
@@ -165,10 +164,9 @@ class Daemon:
             parts.loop.post(parts.watcher.end)
         parts.loop.post(parts.installation.stop)
         parts.loop.stop()
-        for thread in threads[2:]:
-            thread.join(timeout=5)
+        self._readers.stop()
         parts.pipeline.queue.close()
-        for thread in threads[:2]:
+        for thread in threads:
             thread.join(timeout=10)
         for output in parts.pipeline.outputs.values():
             output.close()
@@ -181,8 +179,9 @@ class Daemon:
     def _handlers(self) -> dict[str, Handler]:
         pipeline = self._parts.pipeline
         return {
-            "status": lambda request: status(self._config, self._parts),
+            "status": lambda request: status(self._reloader.config, self._parts),
             "releases": lambda request: releases(self._parts),
+            "reload": lambda request: {"changed": self._reloader.reload().changed},
             "updates": lambda request: self._updates(str(request["do"])),
             "label": lambda request: {
                 "known": pipeline.label(str(request["label"]), float(request["from"]), float(request["to"])),

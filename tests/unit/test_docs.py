@@ -69,6 +69,8 @@ def configurations():
     for page in pages():
         for number, text in enumerate(page.blocks("yaml")):
             keys = yaml.safe_load(text).keys()
+            if "extends" in keys:
+                continue  # a part of a configuration, of which the boards and sites have their own tests
             for kind in (Agent, Aggregator):
                 if keys <= set(kind.__struct_fields__):
                     yield pytest.param(kind, text, id=f"{name(page)}-{number}")

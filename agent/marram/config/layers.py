@@ -86,6 +86,15 @@ def read_layers(path: Path, over: Over) -> Merged:
     return Merged(whole, tuple(sources), tuple(files), tuple(reader.doubled))
 
 
+def files_of(path: Path) -> list[Path]:
+    """The files of all layers, the lowest first, whatever is wrong with what they say. Raises ConfigError."""
+    reader, bases = _Reader(), _Stack()
+    drop_ins = conf_d(path)
+    for one in (path, *drop_ins):
+        reader.file(one, bases, ())
+    return [*bases.files, path, *drop_ins]
+
+
 def conf_d(path: Path) -> list[Path]:
     """The drop-ins beside a main file, in their order. Raises ConfigError."""
     folder = path.parent / "conf.d"

@@ -96,6 +96,11 @@ class Watcher:
             self.orders = orders
             self.obey(orders)
 
+    def settle(self, settings: Watch, board: Board, now: float) -> None:
+        """Other settings from now on."""
+        self.settings, self.board = settings, board
+        self.wake(now)
+
     def end(self, now: float) -> None:
         """The daemon ends."""
         self.wear.look(now)

@@ -69,6 +69,8 @@ class Pipeline:
     _order_lock: threading.Lock = field(default_factory=threading.Lock)
     _label_lock: threading.Lock = field(default_factory=threading.Lock)
     _stream_lock: threading.Lock = field(default_factory=threading.Lock)
+    _outputs_lock: threading.Lock = field(default_factory=threading.Lock)
+    _swap_lock: threading.Lock = field(default_factory=threading.Lock)
 
     def feed(self, sensor: str, samples: Samples, live: bool, stop: threading.Event) -> None:
         """Take samples of one sensor. Waits for room when the sensor is a replay."""
@@ -99,9 +101,35 @@ class Pipeline:
 
     def swap(self, model: Model, fallback: Model | None = None) -> None:
         """Run this model from the next batch on."""
-        self.model, self.fallback, self.misbehaved, self.broken = model, fallback, "", ""
-        self.swaps += 1
+        with self._swap_lock:
+            self.model, self.fallback, self.misbehaved, self.broken = model, fallback, "", ""
+            self.swaps += 1
         log.info("inference runs %s", model.name)
+
+    def renew(self, model: Model | None, fallback: Model | None, swaps: int) -> bool:
+        """Run the same models, loaded another way; False if others have taken over since ``swaps``."""
+        with self._swap_lock:
+            if self.swaps != swaps or self.misbehaved:
+                return False
+            self.model, self.fallback = model, fallback
+        return True
+
+    def redirect(self, stream: Stream) -> None:
+        """Have samples go through another stream from now on."""
+        with self._order_lock:
+            with self._stream_lock:
+                windows = stream.go_on_from(self.stream)
+                self.stream = stream
+            self._put(windows, live=False)
+
+    def tell_to(self, make: Callable[[], dict[str, Output]]) -> None:
+        """Write predictions to what ``make`` gives from the next block on; if it raises, nothing changes.
+
+        It is called between two blocks, so that what it opens is not written to by another at the same time.
+        """
+        with self._outputs_lock:
+            self.outputs = make()
+            self.output_errors = {name: self.output_errors.get(name, 0) for name in self.outputs}
 
     def run(self) -> None:
         """Predict until the queue is closed and empty."""
@@ -142,7 +170,8 @@ class Pipeline:
         except ProgramError as error:
             if fallback is not None:
                 log.error("%s fails, %s takes its place: %s", model.name, fallback.name, error)
-                self.model, self.fallback, self.misbehaved = fallback, None, str(error)
+                with self._swap_lock:
+                    self.model, self.fallback, self.misbehaved = fallback, None, str(error)
                 self._predict(windows, arrived)
                 return
             self.failed += len(windows)
@@ -173,15 +202,17 @@ class Pipeline:
         self.predicted += len(predictions)
         self.last = predictions[-1]
         self._latencies.extend(prediction.latency_us for prediction in predictions)
-        for name, output in self.outputs.items():
-            try:
-                output.write(predictions)
-            except Exception as error:
-                # Of its own making (OutputError) or not: the other outputs and inference go on.
-                seen = self.output_errors.get(name, 0)
-                self.output_errors[name] = seen + 1
-                if seen % 1000 == 0:
-                    log.error("output %s failed %d times: %s", name, seen + 1, error, extra={"output": name})
+        with self._outputs_lock:
+            for name, output in self.outputs.items():
+                try:
+                    output.write(predictions)
+                except Exception as error:
+                    # Of its own making (OutputError) or not: the other outputs and inference go on.
+                    seen = self.output_errors.get(name, 0)
+                    self.output_errors[name] = seen + 1
+                    if seen % 1000 == 0:
+                        text = "output %s failed %d times: %s"
+                        log.error(text, name, seen + 1, error, extra={"output": name})
 
     def _keep(self, windows: Windows | None) -> None:
         assert self.store is not None

@@ -30,6 +30,12 @@ class WindowQueue:
     def __len__(self) -> int:
         return self._waiting
 
+    def resize(self, limit: int) -> None:
+        """Let this many wait from now on; those that are too many go when the next come."""
+        with self._changed:
+            self._limit = limit
+            self._changed.notify_all()
+
     def put(self, windows: Windows, live: bool) -> None:
         """Add windows; with ``live`` the oldest make room, else this waits until there is some."""
         with self._changed:

@@ -90,6 +90,11 @@ class LocalLearning:
     wake_at: float | None = 0.0
     _training: bool = field(default=False)
 
+    def settle(self, schedule: Schedule, options: ProgramOptions, now: float) -> None:
+        """Another schedule from now on."""
+        self.schedule, self.options = schedule, options
+        self.wake(now)
+
     def wake(self, now: float) -> None:
         """Look whether it is time."""
         self.wake_at = now + _LOOK_AGAIN

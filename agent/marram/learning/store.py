@@ -96,7 +96,8 @@ class SampleStore:
         self._lock = threading.Lock()
         self._random = np.random.default_rng(seed)
         size = 4 * shape[0] * shape[1]
-        self._limit = max(1, int((settings.max_bytes - _EMPTY) / _disk_bytes(size)))
+        self._window_bytes = _disk_bytes(size)
+        self._limit = self._most()
         self._max_pending = max(1, min(_MAX_PENDING, _MAX_PENDING_BYTES // size))
         self._pending: dict[bytes, _Row] = {}
         self._pending_since = 0.0
@@ -106,6 +107,17 @@ class SampleStore:
         self._bound = self._largest_kept()
         self.paused = False  # nothing is written but what was asked for by name
         self.stretch = 1.0  # times commit_every
+
+    def settle(self, settings: StoreSettings) -> None:
+        """Other limits from now on; what is too much goes when the next windows are committed."""
+        with self._lock:
+            self._settings = settings
+            self._limit = self._most()
+            self._bound = self._largest_kept()
+
+    def _most(self) -> int:
+        """Windows that fit."""
+        return max(1, int((self._settings.max_bytes - _EMPTY) / self._window_bytes))
 
     def add(self, windows: Windows, now: float) -> None:
         """Offer a block to the reservoir; committed with the next batch.

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from marram.children.child import Child, ChildError
+from marram.config.schema import Releases
 from marram.loop import Loop
 from marram.releases.gates import Limits, Measured, judge, together
 from marram.releases.talk import Batch, Candidate, PreflightJob, TrialJob, Tried
@@ -63,6 +64,12 @@ class Trying:
 
         job = PreflightJob(running, candidate, self.store, self.windows)
         self._run("marram.releases.preflight", Tried, job, self.preflight_timeout, heard).close()
+
+    def settle(self, settings: Releases) -> None:
+        """Other limits from the next preflight or trial on."""
+        trial = settings.trial
+        self.limits, self.windows, self.live = trial.limits(), trial.stored, trial.windows
+        self.preflight_timeout = settings.preflight_timeout
 
     def trial(
         self,

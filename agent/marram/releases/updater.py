@@ -26,7 +26,7 @@ from marram.releases import machine as machines
 from marram.releases.hold import Hold, waits_for
 from marram.releases.installation import Installation
 from marram.releases.looking import Look
-from marram.releases.machine import Action
+from marram.releases.machine import Action, Deadlines
 from marram.releases.reporting import Reporter
 from marram.releases.state import Candidate, Installed
 from marram.releases.talk import Candidate as Trial
@@ -81,6 +81,11 @@ class Place:
     nice: int
     description: Description | None = None
     authority: Path | None = None
+
+
+def deadlines(settings: Releases) -> Deadlines:
+    """As the machine takes them."""
+    return Deadlines(settings.deadline, 2 * settings.preflight_timeout, settings.trial.deadline)
 
 
 @dataclass
@@ -188,6 +193,13 @@ class Updater:
         """The operator wants refused releases to be tried again."""
         self._tell(machines.Retry(), now)
         self.look_now(now)
+
+    def settle(self, settings: Releases, at: Place, inference: Inference, now: float) -> None:
+        """Other settings, another place among the devices, models loaded another way from now on."""
+        self.settings, self.at, self.inference = settings, at, inference
+        self.installation.machine.deadlines = deadlines(settings)
+        self.trying.settle(settings)
+        self.wake(now)
 
     def introduce(self, author: Author, now: float) -> None:
         """The device has a new certificate: report under it."""

@@ -40,6 +40,15 @@ class Stream:
         replays: Collection[str] = (),
     ) -> None:
         sources = resolve(channels, sensors, config)
+        # Of all that a run of windows depends on; a channel's limits are no part of it.
+        self._layout = (
+            {name: [(one.row, one.sensor_row) for one in parts] for name, parts in sources.items()},
+            config.max_gap,
+            config.missing,
+            sorted(replays),
+        )
+        self._sources = sources
+        self._before: dict[str, int] = {}
         tracks = {name: [source.row for source in parts] for name, parts in sources.items()}
         self.label_track = LabelTrack(labels)
         self._widths = {name: len(offered) for name, offered in sensors.items()}
@@ -84,6 +93,26 @@ class Stream:
         self._windower.reset()
         return windows
 
+    def go_on_from(self, old: Stream) -> Windows:
+        """Take the place of another stream of the same model, whose configuration or sensors were others.
+
+        Where samples go the same way as before, half-full windows are kept, and so is what is known of
+        sensors whose channels are cleaned as before. Else a new run begins. Either way spans with a label and
+        counts are kept. Returns the windows that the old stream could still make; it is of no use afterwards.
+        """
+        windows = self._windower.empty()
+        self.label_track, self._encoder = old.label_track, old._encoder
+        if self._layout == old._layout:
+            for name, cleaner in old._cleaners.items():
+                if self._sources[name] == old._sources[name]:
+                    self._cleaners[name] = cleaner
+            self._clock, self._filler, self._windower = old._clock, old._filler, old._windower
+        else:
+            windows = old.flush()
+        counted = self.counters()
+        self._before = {name: count - counted.get(name, 0) for name, count in old.counters().items()}
+        return windows
+
     def counters(self) -> dict[str, int]:
         """What was made, repaired and left out so far; per channel as ``"ax.missing"``."""
         counters = {
@@ -93,7 +122,8 @@ class Stream:
         }
         for cleaner in self._cleaners.values():
             counters |= cleaner.counters
-        return counters | self._filler.counters
+        counters |= self._filler.counters
+        return {name: counters.get(name, 0) + self._before.get(name, 0) for name in counters | self._before}
 
     def _windows(self, blocks: list[Ticks]) -> Windows:
         parts = [

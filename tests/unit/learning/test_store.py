@@ -321,7 +321,7 @@ def test_nothing_but_the_trainer_and_the_preflight_read_the_stored_windows():
     assert readers == {"learning/training.py", "releases/preflight.py"}
     public = {name for name in vars(SampleStore) if not name.startswith("_")}
     assert public == {
-        "add", "label", "commit", "flush", "counts", "begin_training", "trained", "close",
+        "add", "label", "commit", "flush", "counts", "begin_training", "trained", "settle", "close",
     }  # fmt: skip
 
 

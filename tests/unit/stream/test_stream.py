@@ -165,3 +165,72 @@ def test_two_recordings_give_the_same_windows_however_their_blocks_come(data, ra
 
     orders = st.lists(st.tuples(st.sampled_from(["s", "t"]), st.integers(1, 9)), max_size=12)
     same(run(data.draw(orders)), run(data.draw(orders)))
+
+
+# ---- another stream in its place
+
+
+@common
+@given(recordings(), stream_configs, shapes, st.lists(st.integers(0, 60), max_size=8))
+def test_streams_of_one_layout_that_take_each_others_place_lose_and_double_nothing(
+    samples, config, shape, cuts
+):
+    length, stride = shape
+    whole = stream(("x", "y"), length=length, stride=stride, config=config)
+    now = stream(("x", "y"), length=length, stride=stride, config=config)
+    parts = []
+    for edge in pairwise([0, *sorted(c for c in cuts if c <= len(samples)), len(samples)]):
+        parts.append(now.push("s", part(samples, *edge)))
+        # A sensor that feeds nothing may come and go.
+        offered = {"s": ("x", "y"), "other": ("z",)} if len(parts) % 2 else {"s": ("x", "y")}
+        after = stream(("x", "y"), length=length, stride=stride, config=config, sensors=offered)
+        parts.append(after.go_on_from(now))
+        now = after
+    parts.append(now.flush())
+    same(run_in_blocks(whole, samples, []), Windows.join(parts))
+    assert whole.counters() == now.counters()
+
+
+@common
+@given(recordings(), st.lists(st.tuples(st.integers(0, 60), stream_configs), max_size=6), shapes)
+def test_streams_that_differ_make_windows_in_order_and_no_time_twice(samples, changes, shape):
+    length, stride = shape
+    now = stream(("x", "y"), length=length, stride=stride)
+    times = samples.time[: 1 + int(np.argmax(np.diff(samples.time, append=-np.inf) <= 0))]
+    samples = part(samples, 0, len(times))
+    parts, begin = [], 0
+    for end, config in sorted(changes, key=lambda change: change[0]):
+        parts.append(now.push("s", part(samples, begin, end)))
+        after = stream(("x", "y"), length=length, stride=stride, config=config)
+        counted = now.counters()
+        parts.append(after.go_on_from(now))
+        assert all(after.counters()[name] >= count for name, count in counted.items())
+        now, begin = after, max(begin, end)
+    parts.append(now.push("s", part(samples, begin, len(samples))))
+    parts.append(now.flush())
+    windows = Windows.join(parts)
+    assert now.counters()["windows"] == len(windows)
+    assert (np.diff(windows.start) > 0).all()
+
+
+def test_limits_of_a_channel_change_in_the_middle_of_a_window():
+    made = stream(length=4, stride=4)
+    assert not len(made.push("s", block([0.0, 0.1], [[1, 9]])))
+    after = stream(length=4, stride=4, config=StreamConfig(channels={"x": ChannelConfig(max=5)}))
+    assert not len(after.go_on_from(made))
+    windows = Windows.join([after.push("s", block([0.2, 0.3], [[1, 9]])), after.flush()])
+    assert windows.values.tolist() == [[[1, 9, 1, 5]]]
+    assert after.counters()["x.out_of_range"] == 1
+
+
+def test_another_source_begins_a_new_run_after_the_windows_of_the_old_one():
+    sensors = {"s": ("x",), "t": ("x",)}
+    one, two = (StreamConfig(channels={"x": ChannelConfig(source=f"{name}.x")}) for name in "st")
+    made = stream(length=2, stride=2, sensors=sensors, config=one)
+    made.push("s", block([0.0, 0.1, 0.2], [[1, 2, 3]]))
+    made.label_track.add("b", 1.0, 2.0)
+    after = stream(length=2, stride=2, sensors=sensors, config=two)
+    after.go_on_from(made)
+    assert not len(after.push("s", block([0.3, 0.4], [[4, 5]])))
+    windows = Windows.join([after.push("t", block([1.0, 1.1], [[6, 7]])), after.flush()])
+    assert (windows.values.tolist(), windows.labels.tolist()) == ([[[6, 7]]], [1])
