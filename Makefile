@@ -4,8 +4,9 @@ BIN := .venv/bin
 SEEDS ?= 200
 ARCH ?= amd64
 DEBIAN ?= 12
+FRESH ?= demo
 
-.PHONY: demo test lint bench simulate powercuts bundles lock clean deb deb-size system system-arm64
+.PHONY: demo test lint bench simulate powercuts bundles lock clean deb deb-size system system-arm64 fresh
 
 demo: .venv/.demo
 	$(BIN)/python -m examples.shoulder.demo
@@ -45,6 +46,10 @@ system: .venv/.test
 # The package for 64-bit ARM on an emulated processor (needs root and qemu-user-static).
 system-arm64: .venv/.test
 	MARRAM_SYSTEM=arm64 $(BIN)/python -m pytest tests/system/test_arm64.py
+
+# What README names on a minimal Debian that has nothing but make (needs root): make fresh FRESH=test
+fresh:
+	scripts/fresh $(FRESH)
 
 # Build the committed example bundles again (needs torch).
 bundles: .venv/.test

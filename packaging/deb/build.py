@@ -27,17 +27,16 @@ ROOT = Path(__file__).parents[2]
 def main() -> int:
     """Build what the command line names; prints the path of each package."""
     options = _options()
-    source: Path = options.source.resolve()
     target = Target(options.debian, options.arch)
     os.environ["SOURCE_DATE_EPOCH"] = str(_epoch())
-    version = tomllib.loads((source / "pyproject.toml").read_text())["project"]["version"]
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     os.umask(0o022)
     for name in options.package or RECIPES:
         recipe = RECIPES[name]
         wheels = fetch(ROOT, recipe.extras, target, options.wheels)
         with tempfile.TemporaryDirectory(prefix="marram-deb-") as scratch:
             staged = Path(scratch) / "root"
-            lay(recipe, target, source, wheels, staged)
+            lay(recipe, target, ROOT, wheels, staged)
             print(pack(recipe, target, f"{version}~deb{target.debian}", staged, options.out, options.level))
     return 0
 
@@ -60,7 +59,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--arch", choices=["amd64", "arm64"], default="amd64")
     parser.add_argument("--debian", choices=list(PYTHONS), type=int, default=12, help="release (default 12)")
     parser.add_argument("--package", action="append", choices=list(RECIPES), help="default: all")
-    parser.add_argument("--source", type=Path, default=ROOT, help="tree to build from (default: this one)")
     parser.add_argument("--wheels", type=Path, default=ROOT / "build/wheels", help="where wheels are kept")
     parser.add_argument("--out", type=Path, default=ROOT / "build/deb", help="where packages go")
     parser.add_argument("--level", type=int, default=19, help="of zstd, 1 (fast) to 22 (small); default 19")

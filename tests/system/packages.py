@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from tests.system.roots import ROOT, debian, one_at_a_time
@@ -30,19 +31,17 @@ def package(name: str, release: int, version: str = "") -> Path:
     """A package for that Debian release; version: as if that were this checkout's. Packed fast, not small."""
     folder = BUILD / _digest()
     with one_at_a_time(f"package-{release}"):
-        found = list(folder.glob(f"{name}_{version or '[0-9]*'}~deb{release}_amd64.deb"))
-        if found and not version:
-            found = [file for file in found if file.name.split("_")[1] == f"{here()}~deb{release}"]
-        if not found:
-            found = [build(name, release, folder, _source(folder, version) if version else ROOT)]
-    return found[0]
+        file = folder / f"{name}_{here()}~deb{release}_amd64.deb"
+        if not file.exists():
+            build(name, release, folder)
+        return _renamed(file, version) if version else file
 
 
-def build(name: str, release: int, out: Path, source: Path = ROOT, arch: str = "amd64") -> Path:
+def build(name: str, release: int, out: Path, arch: str = "amd64") -> Path:
     """Build one package into a folder; the path of it."""
     options = ["--package", name, "--debian", str(release), "--arch", arch, "--level", "1"]
     done = subprocess.run(
-        [sys.executable, "packaging/deb/build.py", *options, "--source", str(source), "--out", str(out)],
+        [sys.executable, "packaging/deb/build.py", *options, "--out", str(out)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -51,6 +50,23 @@ def build(name: str, release: int, out: Path, source: Path = ROOT, arch: str = "
     )
     assert done.returncode == 0, done.stderr
     return Path(done.stdout.splitlines()[-1])
+
+
+def _renamed(file: Path, version: str) -> Path:
+    """The same package, of another version."""
+    other = file.with_name(file.name.replace(here(), version))
+    if not other.exists():
+        with tempfile.TemporaryDirectory() as scratch:
+            tree = Path(scratch)
+            subprocess.run(["dpkg-deb", "--raw-extract", str(file), scratch], check=True)
+            for inside in (
+                tree / "DEBIAN/control",
+                *tree.glob("opt/*/lib/*/site-packages/marram/__init__.py"),
+            ):
+                inside.write_text(inside.read_text().replace(here(), version))
+            pack = ["dpkg-deb", "--root-owner-group", "-Zzstd", "-z1", "--build", scratch, str(other)]
+            subprocess.run(pack, check=True, stdout=subprocess.DEVNULL)
+    return other
 
 
 def installed(release: int, *names: str) -> Path:
@@ -97,18 +113,3 @@ def _digest() -> str:
         if file.suffix != ".pyc":
             whole.update(f"{file.relative_to(ROOT)} ".encode() + hashlib.sha256(file.read_bytes()).digest())
     return whole.hexdigest()[:12]
-
-
-def _source(folder: Path, version: str) -> Path:
-    """A copy of this checkout that says it is of that version."""
-    copy = folder / f"source-{version}"
-    for source in _SOURCES:
-        shutil.copytree(ROOT / source, copy / source, dirs_exist_ok=True)
-    for file in _FILES:
-        shutil.copy(ROOT / file, copy / file)
-    for file in (copy / "pyproject.toml", copy / "agent/marram/__init__.py"):
-        file.write_text(file.read_text().replace(f'version = "{here()}"', f'version = "{version}"', 1))
-        file.write_text(
-            file.read_text().replace(f'__version__ = "{here()}"', f'__version__ = "{version}"', 1)
-        )
-    return copy

@@ -1,4 +1,4 @@
-"""The container files, built on a minimal Debian made here, and run once; no registry of images is reached."""
+"""The container files, built on a minimal Debian made here, and run once; no registry of images is asked."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.marks import full
-from tests.system.packages import here, package
+from tests.system.packages import package
 from tests.system.roots import ROOT, SUITES, why_not
 
 pytestmark = full
@@ -105,7 +105,6 @@ def test_the_agents_image_runs_as_its_user_and_tells_its_health(buildah: Builder
 def test_the_aggregators_image_makes_a_fleet_as_its_user(buildah: Builder, tmp_path: Path) -> None:
     built = image(buildah, "aggregator", "marram-aggregator", tmp_path)
     assert settings(buildah, built)["User"] == "marram-cloud"
-    assert buildah.run(built, "marram-cloud", "--version") == f"marram-cloud {here()}"
     made = buildah.run(
         built, "sh", "-c", "marram-cloud init fleet --fleet plant && stat -c %U fleet/fleet.json"
     )

@@ -10,6 +10,7 @@ import pytest
 from tests.support.processes import eventually
 from tests.system.agent import CONFIG, configure, goes_on, predictions, recording, status, tree
 from tests.system.machine import Machine
+from tests.system.marks import full
 from tests.system.packages import build, here, installed, package
 
 NEXT = "999.0.0"
@@ -18,7 +19,7 @@ NEXT = "999.0.0"
 def _everything(machine: Machine) -> set[str]:
     """What stands on the disk, but for what systemd and dpkg keep of their own."""
     own = re.compile(
-        r"^/(etc/(\.pwd\.lock|passwd-?|group-?|shadow-?|gshadow-?|machine-id|subuid-?|subgid-?|\.updated)|var/\.updated|var/(log|cache|lib/(dpkg|systemd|mosquitto))(/.*)?)$"
+        r"^/(etc/(\.pwd\.lock|passwd-?|group-?|shadow-?|gshadow-?|machine-id|subuid-?|subgid-?|\.updated)|var/\.updated|var/(log|cache|lib/(apt|dpkg|systemd|mosquitto))(/.*)?)$"
     )
     return {path for path in tree(machine, "/etc", "/opt", "/usr", "/var") if not own.match(path)}
 
@@ -57,6 +58,7 @@ def test_state_and_configuration_live_through_upgrade_and_downgrade(release: int
     assert machine.restarts() == 0, "none of its ends was a failure"
 
 
+@full
 def test_an_upgrade_leaves_a_stopped_agent_stopped_and_a_disabled_one_disabled(
     release: int, machine: Machine
 ) -> None:
@@ -66,6 +68,7 @@ def test_an_upgrade_leaves_a_stopped_agent_stopped_and_a_disabled_one_disabled(
     assert machine.run("systemctl", "is-enabled", "marram", check=False).strip() == "disabled"
 
 
+@full
 def test_removed_and_installed_again_it_starts_with_what_it_knew(release: int, machine: Machine) -> None:
     configure(machine, recording(machine, device={"name": "press-7"}))
     goes_on(machine)
@@ -103,6 +106,7 @@ def test_a_broken_configuration_stops_no_upgrade(release: int, machine: Machine)
     assert "install ok installed" in machine.run("dpkg", "--status", "marram")
 
 
+@full
 def test_the_second_runtime_comes_and_goes_with_its_own_package(
     release: int, boot: Callable[[Path], Machine]
 ) -> None:
@@ -117,6 +121,7 @@ def test_the_second_runtime_comes_and_goes_with_its_own_package(
     assert machine.run("/opt/marram/bin/python3", "-I", "-c", goes_on_with_numpy).strip() == "there"
 
 
+@full
 def test_built_twice_a_package_is_the_same_to_the_bit(release: int, tmp_path: Path) -> None:
     first, second = build("marram", release, tmp_path / "1"), build("marram", release, tmp_path / "2")
     assert hashlib.sha256(first.read_bytes()).digest() == hashlib.sha256(second.read_bytes()).digest()
