@@ -55,7 +55,7 @@ def config(site: str, tmp_path: Path) -> Path:
                 "device": {"state": "../state"},
                 "sensors": [{"type": "stdin", "name": sensor["name"], "time": "t", "channels": channels}],
                 "outputs": [{"name": "o", "type": "jsonl", "path": "../predictions.jsonl"}],
-                "watch": {"training_below": 150},
+                "watch": {"training_below": 150, "full_speed_below": 150},
                 "learning": {
                     "schedule": {"after": 300},
                     "store": {"commit_every": "100ms"},
