@@ -109,7 +109,7 @@ def test_what_needs_a_restart_is_refused_by_name_and_nothing_else_is_taken(agent
     )
     done = agent.reload()
     assert done.returncode == 1
-    assert done.stderr == "nothing was changed: device.name, learning needs a restart\n"
+    assert done.stderr == "nothing was changed: device.name, learning need a restart\n"
     assert agent.status()["device"] == "one"
     assert not (agent.folder / "second.jsonl").exists()
 

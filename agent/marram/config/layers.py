@@ -104,6 +104,9 @@ def conf_d(path: Path) -> list[Path]:
         return []
     except OSError as error:
         raise ConfigError(f"{folder} cannot be read: {error.strerror}") from error
+    for one in found:
+        if one.is_fifo() or one.is_socket() or one.is_char_device():
+            raise ConfigError(f"{one} is no file: take it out of {folder}")  # to read it could take for ever
     return sorted(found, key=lambda one: one.name)
 
 

@@ -102,7 +102,8 @@ class Reloader:
             new = self._read()
             what = plan(self.config, new)
             if what.refused:
-                raise ReloadError(f"nothing was changed: {', '.join(what.refused)} needs a restart")
+                needs = "need" if len(what.refused) > 1 else "needs"
+                raise ReloadError(f"nothing was changed: {', '.join(what.refused)} {needs} a restart")
             ready = self._prepare(new, what)
             self._commit(new, what, ready)
             self.config = new

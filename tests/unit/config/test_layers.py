@@ -1,5 +1,6 @@
 """Layers: what stands above what, how two become one, where paths begin, and where mistakes are told."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -358,6 +359,10 @@ def test_drop_ins_that_cannot_be_read_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"a\.yaml is a folder"):
         load(path, Agent)
     (tmp_path / "conf.d" / "a.yaml").rmdir()
+    os.mkfifo(tmp_path / "conf.d" / "a.yaml")
+    with pytest.raises(ConfigError, match=r"a\.yaml is no file"):
+        load(path, Agent)
+    (tmp_path / "conf.d" / "a.yaml").unlink()
     (tmp_path / "conf.d" / "b.yaml").symlink_to("nowhere")
     with pytest.raises(ConfigError, match=r"b\.yaml does not exist"):
         load(path, Agent)

@@ -23,7 +23,9 @@ def test_it_is_valid_json_schema():
 
 
 @pytest.mark.parametrize(
-    "path", sorted((ROOT / "firmware_configs").glob("*.yaml")), ids=lambda path: path.name
+    "path",
+    [path for place in (".", "sites") for path in sorted((ROOT / "firmware_configs" / place).glob("*.yaml"))],
+    ids=lambda path: path.name,
 )
 def test_it_accepts_the_shipped_configurations(path):
     VALIDATOR.validate(yaml.safe_load(path.read_text()))
