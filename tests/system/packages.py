@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
@@ -103,6 +104,7 @@ def here() -> str:
     return found[1]
 
 
+@functools.cache
 def _digest() -> str:
     """Of all that the packages are made from."""
     whole = hashlib.sha256()
