@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from tests.system.roots import ROOT, debian, one_at_a_time
@@ -34,6 +35,7 @@ def package(name: str, release: int, version: str = "") -> Path:
     with one_at_a_time(f"package-{release}"):
         file = folder / f"{name}_{here()}~deb{release}_amd64.deb"
         if not file.exists():
+            _forget_old()
             build(name, release, folder)
         return _renamed(file, version) if version else file
 
@@ -102,6 +104,13 @@ def here() -> str:
     found = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert found is not None
     return found[1]
+
+
+def _forget_old() -> None:
+    """What was built from sources of days ago: each is half a gigabyte."""
+    for folder in BUILD.glob("*"):
+        if folder.stat().st_mtime < time.time() - 86400:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @functools.cache
