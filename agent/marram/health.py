@@ -29,7 +29,7 @@ def observed(parts: Parts, clock_behind: bool, damaged: str) -> dict[str, str]:
         found["no-network"] = "no connection to the broker"
     if parts.sensor_errors:
         found["no-sensor"] = "; ".join(
-            f"{name}: {error}" for name, error in sorted(parts.sensor_errors.items())
+            f"{name}: {error}" for name, error in sorted(dict(parts.sensor_errors).items())
         )
     return found
 

@@ -29,7 +29,7 @@ _NUMBER = re.compile(r"\d+")
 
 
 def configure(level: str, device: str = "", program: str = "marram") -> None:
-    """Set the root logger up. level: "info" ... device: MARRAM_DEVICE of every line in the journal."""
+    """Set the root logger up, unless somebody has. device: MARRAM_DEVICE of every line in the journal."""
     handler: logging.Handler
     if goes_to_journal(os.environ.get("JOURNAL_STREAM", ""), _STANDARD_ERROR) and JOURNAL.exists():
         handler = JournalHandler(program, device)
@@ -38,7 +38,8 @@ def configure(level: str, device: str = "", program: str = "marram") -> None:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter(_FORMAT))
     root = logging.getLogger()
-    root.handlers = [Quiet(handler)]
+    if not root.handlers:
+        root.addHandler(Quiet(handler))
     root.setLevel(level.upper())
 
 

@@ -277,7 +277,7 @@ def test_a_training_that_runs_stands_still_while_it_is_paused(tmp_path: Path, pa
         assert workshop is not None
         eventually("windows", lambda: workshop.store.counts().windows > 20)
         done: list[object] = []
-        workshop.start(None, 1_000_000, 16, 0.01, 0.0, 1, time.time(), done.append)
+        workshop.start(None, 1_000_000, 16, 0.01, 0.0, 1, done.append)
         eventually("a training", lambda: workshop.child.pid is not None)
         workshop.pause("too hot")
         state = Path(f"/proc/{workshop.child.pid}/stat")

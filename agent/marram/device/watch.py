@@ -60,6 +60,7 @@ class Watcher:
     wake_at: float | None = 0.0
     _seen: Seen = field(default_factory=Seen)
     _free: int = 0
+    _low: bool = False
 
     def __post_init__(self) -> None:
         self.wear = Wear(self.state / "wear.json")
@@ -89,7 +90,8 @@ class Watcher:
         orders = Orders(
             training=self.care.training_paused(self.settings) or ("the disk is full" if full else ""),
             duty=self.care.duty(self.settings),
-            store=not full,
+            # A store that could not be written says so only as long as it tries.
+            store=not self._low,
             rarely=self.care.worn,
         )
         if orders != self.orders:
@@ -122,7 +124,8 @@ class Watcher:
             found["disk-full"] = f"{self.state} cannot be looked at: {error.strerror}"
             return found
         self._free = stat.f_bavail * stat.f_frsize
-        if self._free < min(self.settings.free_disk, stat.f_blocks * stat.f_frsize * _SHARE):
+        self._low = self._free < min(self.settings.free_disk, stat.f_blocks * stat.f_frsize * _SHARE)
+        if self._low:
             found["disk-full"] = f"{self._free >> 20} MiB free at {self.state}"
         return found
 
