@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from marram import __version__
-from marram.errors import MarramError
+from marram.errors import ConfigError, MarramError
 
 if TYPE_CHECKING:
     from marram.config.layers import Over
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 DEFAULT_CONFIG = Path("/etc/marram/marram.yaml")
 _LONGEST_RELOAD = 60.0  # seconds; models may be loaded anew
 DEFAULT_IDENTITY = Path("/var/lib/marram/identity")
+_USUAL_SOCKET = Path("/var/lib/marram/marram.sock")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -265,7 +266,14 @@ def _label(options: argparse.Namespace) -> int:
 def _socket(options: argparse.Namespace) -> Path:
     if options.socket is not None:
         return Path(options.socket)
-    return _configuration(options, check_files=False).control_socket
+    try:
+        return _configuration(options, check_files=False).control_socket
+    except ConfigError as error:
+        # A mistake in the YAML must not keep anybody from asking the agent that runs with what stood before.
+        if options.config != DEFAULT_CONFIG or not _USUAL_SOCKET.exists():
+            raise
+        print(error, file=sys.stderr)
+        return _USUAL_SOCKET
 
 
 def _configuration(options: argparse.Namespace, check_files: bool = True) -> Agent:

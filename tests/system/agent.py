@@ -39,7 +39,9 @@ def configure(machine: Machine, settings: dict[str, Any]) -> None:
 
 
 def status(machine: Machine) -> dict[str, Any]:
-    answer: dict[str, Any] = json.loads(machine.run("marram", "status", "--json"))
+    answer: dict[str, Any] = json.loads(
+        machine.run("marram", "status", "--json", "--socket", "/var/lib/marram/marram.sock")
+    )
     return answer
 
 

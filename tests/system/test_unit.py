@@ -2,8 +2,10 @@
 
 import json
 
+import yaml
+
 from tests.support.processes import eventually
-from tests.system.agent import configure, goes_on, predictions, recording, status, tree
+from tests.system.agent import CONFIG, configure, goes_on, predictions, recording, status, tree
 from tests.system.machine import Machine
 from tests.system.marks import full
 
@@ -157,3 +159,27 @@ def _sent(machine: Machine) -> tuple[int, int]:
         for names, values in zip(lines[::2], lines[1::2], strict=True)
     }
     return int(counted["Tcp:"]["ActiveOpens"]), int(counted["Udp:"]["OutDatagrams"])
+
+
+def test_a_changed_configuration_is_taken_or_refused_while_it_runs(machine: Machine) -> None:
+    settings = recording(machine, 100, learning=LEARNING)
+    configure(machine, settings)
+    goes_on(machine)
+    process, config = machine.main_pid(), machine.file(CONFIG)
+    other = {"type": "jsonl", "path": f"{STATE}/other.jsonl"}
+    good = yaml.safe_dump({**settings, "outputs": [*settings["outputs"], other]})
+    config.write_text(good)
+    machine.run("systemctl", "reload", "marram")
+    eventually("the new output is written", lambda: machine.file(f"{STATE}/other.jsonl").read_text())
+
+    for bad in ("sensors: [oops\n", good.replace("speed: 100", "speed: fast")):
+        config.write_text(bad)
+        assert machine.ran("systemctl", "reload", "marram").returncode != 0
+        eventually("its log says where the mistake is", lambda: f"{CONFIG}:" in machine.journal())
+        assert "predicted" in machine.run("marram", "status"), "it can be asked all the same"
+        goes_on(machine)
+    assert machine.active()
+    assert machine.main_pid() == process
+    windows = status(machine)["windows"]
+    assert windows["dropped"] == windows["failed"] == 0
+    assert windows["predicted"] == windows["received"] - windows["waiting"]
