@@ -32,7 +32,7 @@ from tests.support.web import Server
 Kind = Literal["kept", "half", "lost"]
 
 _NAME = "device"
-_ALLOWED = {"a", "b", "state.json", "metadata", "spool"}
+_ALLOWED = {"a", "b", "state.json", "metadata", "spool", "configured.json", "configured.marram"}
 
 
 @dataclass(frozen=True)
