@@ -55,6 +55,22 @@ def test_the_status_of_a_device_is_shown_as_text_and_as_json(fleet: Fleet) -> No
     assert windows["received"] == windows["predicted"] > 0
 
 
+def test_a_device_takes_other_settings_in_the_middle_of_its_rounds(fleet: Fleet) -> None:
+    device = fleet.devices[0]
+    pid = device.process.pid
+    device.write(device={"tags": ["canary"]}, releases={"every": "2h"}, learning={"holdout": 0.3})
+    done = run("marram.cli", "reload", "-c", device.config)
+    assert done.stdout == "changed: device.tags, releases.every, learning.holdout\n", done.stderr
+    device.write(cloud={"keepalive": "5s"})
+    done = run("marram.cli", "reload", "-c", device.config)
+    assert (done.returncode, done.stderr) == (1, "nothing was changed: cloud.keepalive needs a restart\n")
+    device.write(cloud={"keepalive": "60s"})
+    fleet.goes_on()
+    fleet.aggregator.counted_once()
+    assert device.process.pid == pid
+    assert device.status()["link"]["connected"] is True
+
+
 def test_a_label_reaches_the_stored_windows_of_its_time(fleet: Fleet) -> None:
     device = fleet.devices[0]
     last = device.predicted()[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from tests.system.roots import ROOT, debian, one_at_a_time
@@ -33,6 +35,7 @@ def package(name: str, release: int, version: str = "") -> Path:
     with one_at_a_time(f"package-{release}"):
         file = folder / f"{name}_{here()}~deb{release}_amd64.deb"
         if not file.exists():
+            _forget_old()
             build(name, release, folder)
         return _renamed(file, version) if version else file
 
@@ -103,6 +106,14 @@ def here() -> str:
     return found[1]
 
 
+def _forget_old() -> None:
+    """What was built from sources of days ago: each is half a gigabyte."""
+    for folder in BUILD.glob("*"):
+        if folder.stat().st_mtime < time.time() - 86400:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@functools.cache
 def _digest() -> str:
     """Of all that the packages are made from."""
     whole = hashlib.sha256()

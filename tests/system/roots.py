@@ -88,11 +88,13 @@ def one_at_a_time(what: str) -> Iterator[None]:
 
 def _emulate_arm64() -> None:
     """Have the kernel run programs for 64-bit ARM with qemu-user-static."""
+    handler = Path("/usr/lib/binfmt.d/qemu-aarch64.conf")
+    assert handler.exists(), "qemu-user-static is missing: sudo apt-get install -y qemu-user-static arch-test"
     kinds = Path("/proc/sys/fs/binfmt_misc")
     if not (kinds / "register").exists():
         subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", str(kinds)], check=True)
     if not (kinds / "qemu-aarch64").exists():
-        (kinds / "register").write_bytes(Path("/usr/lib/binfmt.d/qemu-aarch64.conf").read_bytes())
+        (kinds / "register").write_bytes(handler.read_bytes())
 
 
 def _bootstrap(suite: str, folder: Path, packages: str, *more: str) -> None:

@@ -2,6 +2,7 @@
 client certificates; each in its own hardened unit."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +50,25 @@ def cloud(release: int, boot: Callable[[Path], Machine]) -> Machine:
     machine.run("chown", "-R", "marram:", "/var/lib/marram")
     machine.run("systemctl", "start", "marram-aggregator")
     return machine
+
+
+@full
+def test_a_device_enrols_by_itself_with_a_token(cloud: Machine) -> None:
+    cloud.run("systemctl", "enable", "--now", "marram-enrolment")
+    assert cloud.active("marram-enrolment.service")
+    token = cloud.run(
+        *OPERATOR, "marram-cloud", "enrolment", "token", f"{FOLDER}/fleet", "--device", "press-8"
+    ).strip()
+    enrol = ["marram", "enrol", "--url", "https://localhost:8443", "--token", "-", "--name", "press-8"]
+    identity = "/var/lib/marram/press-8"
+    said = cloud.run("runuser", "-u", "marram", "--", *enrol, "--identity", identity, text=f"{token}\n")
+    assert "press-8: enrolled in fleet 'plant'" in said
+    device = {"identity": identity, "broker": "mqtts://localhost:8883"}
+    configure(cloud, recording(cloud, 100, learning=LEARNING, cloud=device))
+    eventually("a round is closed with the device's delta", lambda: closed(cloud) >= 1)
+    for unit in ("marram-aggregator.service", "marram-enrolment.service"):
+        seen = cloud.run("systemd-analyze", "security", unit)
+        assert float(re.search(r"exposure level for .*?: ([0-9.]+)", seen)[1]) <= 1.5, seen[-200:]
 
 
 def closed(machine: Machine) -> int:

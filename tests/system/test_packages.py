@@ -100,6 +100,22 @@ def test_purged_it_leaves_nothing_but_its_user(release: int, bare: Machine) -> N
     assert "marram" in bare.file("/etc/passwd").read_text(), "users stay, as Debian's policy has it"
 
 
+@full
+def test_the_aggregators_package_waits_for_its_configuration_and_goes_without_a_trace(
+    release: int, bare: Machine
+) -> None:
+    before = _everything(bare)
+    bare.install(package("marram-aggregator", release))
+    bare.run("systemctl", "start", "marram-aggregator")
+    assert not bare.active("marram-aggregator.service"), "there is no configuration yet"
+    assert bare.show("marram-aggregator.service", "ConditionResult") == "no"
+    assert bare.run("systemctl", "is-enabled", "marram-aggregator").strip() == "enabled"
+    assert bare.run("systemctl", "is-enabled", "marram-enrolment", check=False).strip() == "disabled"
+    assert bare.run("systemctl", "--failed", "--no-legend").strip() == ""
+    bare.run("dpkg", "--purge", "marram-aggregator")
+    assert _everything(bare) - before == set()
+
+
 def test_a_broken_configuration_stops_no_upgrade(release: int, machine: Machine) -> None:
     machine.file(CONFIG).write_text("sensors: [oops\n")
     machine.install(package("marram", release, NEXT))

@@ -120,7 +120,8 @@ def _count_bounds(kind: mi.CollectionType) -> str:
         words.append(f"at least {kind.min_length}")
     if kind.max_length is not None:
         words.append(f"at most {kind.max_length}")
-    return f" of {' and '.join(words)} items" if words else ""
+    things = "item" if (kind.min_length, kind.max_length) in ((1, None), (None, 1)) else "items"
+    return f" of {' and '.join(words)} {things}" if words else ""
 
 
 def found(node: Node) -> str:

@@ -108,8 +108,8 @@ def _scalar(value: object, reader: Reader | None) -> str:
         return repr(value)
     text = str(value.value) if isinstance(value, Enum) else str(value)
     assert isinstance(value, str | Path | Enum), value
-    plain = yaml.safe_dump(text, width=_WIDTH, allow_unicode=True).removesuffix("\n...\n").rstrip("\n")
-    if "\n" not in plain:
-        return plain
-    quoted: str = yaml.safe_dump(text, width=_WIDTH, allow_unicode=True, default_style='"')
+    if text.isprintable():
+        plain: str = yaml.safe_dump(text, width=_WIDTH, allow_unicode=True)
+        return plain.removesuffix("\n...\n").rstrip("\n")
+    quoted: str = yaml.safe_dump(text, width=_WIDTH, default_style='"')
     return quoted.rstrip("\n")

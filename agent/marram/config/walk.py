@@ -152,9 +152,12 @@ class Walker:
             if name in fields or not kind.forbid_unknown_fields:
                 continue
             few = len(self.problems) < _MOST_HINTS
-            guess = closest(name, fields.keys() - entries.keys()) if few else None
+            homes = _homes(name, fields.values()) if few else []
+            guess = closest(name, fields.keys() - entries.keys()) if few and not homes else None
             misspelt.add(guess)
             hint = f"; did you mean {guess!r}?" if guess else f"; known here: {', '.join(fields)}"
+            if homes:
+                hint = f"; it belongs into {' or '.join(homes)}"
             self._bad(key, (*path, name), f"this key is not known{hint}")
         values = {}
         for name, field in fields.items():
@@ -251,6 +254,18 @@ class Walker:
         if node.tag == "null":
             return None
         return node.value.lower() in ("true", "yes", "on") if node.tag == "bool" else plain(node)
+
+
+def _homes(name: str, fields: Iterable[mi.Field]) -> list[str]:
+    """The sections among the fields that have a key of this name."""
+    homes = []
+    for field in fields:
+        inner = bare(field.type)
+        kinds = inner.types if isinstance(inner, mi.UnionType) else (inner,)
+        known = (one.encode_name for kind in kinds if isinstance(kind, mi.StructType) for one in kind.fields)
+        if name in known:
+            homes.append(field.encode_name)
+    return homes
 
 
 def _shape_fits(node: Node, kind: mi.Type) -> bool:

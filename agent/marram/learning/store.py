@@ -113,7 +113,7 @@ class SampleStore:
         with self._lock:
             self._settings = settings
             self._limit = self._most()
-            self._bound = self._largest_kept()
+            self._bound = 1.0  # of all that comes, until the next commit
 
     def _most(self) -> int:
         """Windows that fit."""

@@ -24,6 +24,7 @@ from marram.assembly import (
 from marram.config.schema import Agent
 from marram.errors import MarramError
 from marram.inference.model import Model, int8_model
+from marram.link.mqtt import MqttLink
 from marram.notify import notify
 from marram.outputs.output import OUTPUTS, Output
 from marram.releases.swap import Swap
@@ -55,6 +56,7 @@ class _Ready:
     sensors: dict[str, Sensor]
     stream: Stream | None
     models: _Models | None
+    labels: MqttLink | None
 
 
 class Reloader:
@@ -113,7 +115,9 @@ class Reloader:
         sensors = {one.name: opened.get(one.name) or parts.sensors[one.name] for one in new.sensors}
         stream = make_stream(new, parts.manifest, sensors) if what.stream else None
         models = self._models(new) if what.model else None
-        return _Ready(sensors, stream, models)
+        wanted = what.labels and new.labels.mqtt is not None
+        labels = label_link(new, parts.pipeline) if wanted else None
+        return _Ready(sensors, stream, models, labels)
 
     def _models(self, new: Agent) -> _Models:
         """What runs now, loaded with the new options. Raises BundleError or ProgramError."""
@@ -140,7 +144,7 @@ class Reloader:
             pipeline.redirect(ready.stream)
         self._readers.start({name: ready.sensors[name] for name in what.begun})
         if what.labels:
-            self._labels(new)
+            self._labels(ready.labels)
 
     def _outputs(self, new: Agent) -> None:
         """Outputs that are as before stay open. Raises MarramError, and all stay as they are."""
@@ -197,13 +201,12 @@ class Reloader:
                 models = self._models(new)
         log.warning("another model took over just now; model.threads and model.providers hold from the next")
 
-    def _labels(self, new: Agent) -> None:
-        parts = self._parts
-        if parts.labels is not None:
-            parts.labels.stop()
-        parts.labels = label_link(new, parts.pipeline) if new.labels.mqtt is not None else None
-        if parts.labels is not None:
-            parts.labels.start()
+    def _labels(self, link: MqttLink | None) -> None:
+        old, self._parts.labels = self._parts.labels, link
+        if old is not None:
+            old.stop()
+        if link is not None:
+            link.start()
 
 
 def _close(outputs: list[Output]) -> None:

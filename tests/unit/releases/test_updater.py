@@ -249,3 +249,19 @@ def test_a_patch_that_leads_elsewhere_is_no_harm(
         repository.release(released("2"), "2")
         confirmed(device, "2")
         assert any(one.file.endswith(".2.marram.pieces") for one in device.link.fetches)
+
+
+def test_other_settings_hold_for_what_waits_already(repository: Repository, tmp_path: Path) -> None:
+    """As after `marram reload`: a release that the hours held back is taken once they do not any more."""
+    repository.release(released("1"), "1")
+    closed = Releases(spread=0.0, hours=("01:00-02:00",), trial=Trial(windows=40, confirm=60))
+    with rig(tmp_path / "device", repository, releases=closed) as device:
+        updater = device.updater
+        device.until("the announcement", lambda: updater._news is not None)
+        device.until("a look that does not come", lambda: updater.wake_at > device.clock())
+        assert (updater.look.pid, device.told[0]) == (None, "idle")
+        opened = Releases(spread=0.0, deadline=77.0, trial=Trial(windows=30, confirm=60, agreement=0.5))
+        device.loop.post(lambda now: updater.settle(opened, updater.at, device.inference, now))
+        device.until_stage("committed")
+        assert (updater.trying.live, updater.trying.limits.agreement) == (30, 0.5)
+        assert device.installation.machine.deadlines.fetching == 77.0
