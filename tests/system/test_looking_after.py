@@ -87,9 +87,9 @@ def test_the_first_start_by_setup(machine: Machine) -> None:
     assert status(machine)["device"] == "new-one"
 
 
-@full
-def test_heat_makes_a_training_in_its_own_unit_stand_still_and_inference_go_on(machine: Machine) -> None:
-    heat(machine, 40)
+def warm(machine: Machine, degrees: float) -> None:
+    """An agent that trains without end, at this temperature."""
+    heat(machine, degrees)
     machine.run("mount", "--bind", "/run/heat", "/sys/class/thermal")
     learning = {
         "store": {"commit_every": 1},
@@ -99,21 +99,27 @@ def test_heat_makes_a_training_in_its_own_unit_stand_still_and_inference_go_on(m
     watch = {"every": "200ms", "training_below": 70, "full_speed_below": 80, "duty": 0.3}
     configure(machine, recording(machine, 50, learning=learning, watch=watch))
     eventually("a training", lambda: status(machine)["training"]["running"])
+
+
+def state_of(machine: Machine, process: int) -> str:
+    """The kernel's letter: R, S, T ..."""
+    return machine.run("cat", f"/proc/{process}/stat").rpartition(")")[2].split()[0]
+
+
+@full
+def test_heat_makes_a_training_in_its_own_unit_stand_still_and_inference_go_on(machine: Machine) -> None:
+    warm(machine, 40)
     trainer = status(machine)["training"]["running"]
-
-    def stands_still() -> bool:
-        return machine.run("cat", f"/proc/{trainer}/stat").rpartition(")")[2].split()[0] == "T"
-
-    assert not stands_still()
+    assert state_of(machine, trainer) != "T"
     heat(machine, 85)
-    eventually("it stands still", stands_still)
+    eventually("it stands still", lambda: state_of(machine, trainer) == "T")
     assert status(machine)["watch"]["duty"] == 0.3
     goes_on(machine)
     heat(machine, 50)
-    eventually("it goes on", lambda: not stands_still())
+    eventually("it goes on", lambda: state_of(machine, trainer) != "T")
     # One that stands still ends with the daemon too.
     heat(machine, 85)
-    eventually("it stands still again", stands_still)
+    eventually("it stands still again", lambda: state_of(machine, trainer) == "T")
     machine.run("systemctl", "stop", "marram")
     eventually("it is gone", lambda: not machine.file(f"/proc/{trainer}").exists())
 
@@ -129,3 +135,14 @@ def test_a_bundle_that_was_damaged_does_not_end_in_a_loop_of_starts(machine: Mac
     eventually("the mode", lambda: "broken-model" in status(machine)["modes"])
     goes_on(machine)
     assert machine.restarts() == 0
+
+
+@full
+def test_a_training_that_stands_still_does_not_outlive_a_daemon_that_was_killed(machine: Machine) -> None:
+    warm(machine, 40)
+    trainer = status(machine)["training"]["running"]
+    heat(machine, 85)
+    eventually("it stands still", lambda: state_of(machine, trainer) == "T")
+    machine.kill()
+    eventually("it is gone", lambda: not machine.file(f"/proc/{trainer}").exists())
+    eventually("the agent runs again", machine.active)
