@@ -55,8 +55,9 @@ class InvalidConfigError(ConfigError):
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(sorted(problems, key=lambda one: (one.source.rank, one.line, one.column)))
-        lines = {one.source: LINE_BREAK.split(one.source.text) for one in self.problems}
-        shown = [_render(lines[problem.source], problem) for problem in self.problems[:_SHOWN]]
+        told = self.problems[:_SHOWN]
+        lines = {source: LINE_BREAK.split(source.text) for source in {one.source for one in told}}
+        shown = [_render(lines[problem.source], problem) for problem in told]
         if len(self.problems) > _SHOWN:
             shown.append(f"and {len(self.problems) - _SHOWN} more")
         super().__init__("\n".join(shown))

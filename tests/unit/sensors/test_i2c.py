@@ -4,7 +4,7 @@ import errno
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from marram.config.machine import Board
 from marram.errors import SensorError
@@ -71,6 +71,7 @@ KINDS = {
 }  # fmt: skip
 
 
+@settings(max_examples=20, deadline=None)
 @given(st.sampled_from(sorted(KINDS)), st.binary(min_size=4, max_size=4))
 def test_numbers_as_they_are_written(kind, data):
     size = struct.calcsize(KINDS[kind])
