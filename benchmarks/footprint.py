@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -56,6 +59,7 @@ def measure() -> Result:
             training = _costs(device, proxy, {"learning": {"schedule": schedule}}, "a training")
             fast = _costs(fast_device, proxy, _vibration(folder))
         rival_size = flower.installed()
+        packed, unpacked = _package()
         with flower.node(folder) as node:
             time.sleep(_SETTLE)
             rival = observe(node.processes, _SECONDS, lambda: _sent(node.proxy))
@@ -81,6 +85,8 @@ def measure() -> Result:
             Figure("inferring, 50 Hz x 6 channels", str(slow)),
             Figure("inferring, 25.6 kHz x 3 channels", str(fast)),
             Figure("inferring at 50 Hz x 6 and training", str(training)),
+            at_most("agent's package for Debian 12, amd64, packed", packed, 50, " MB"),
+            at_most("the same, installed, with bytecode", unpacked, 140, " MB"),
             Figure("Flower node, idle", str(rival)),
             Figure("Flower node, its packages on disk", f"{rival_size / 1e6:.0f} MB"),
             at_most("PSS idle / Flower node's", idle.pss / rival.pss, 1),
@@ -101,6 +107,17 @@ def _costs(device: Device, proxy: Proxy, changes: dict[str, object], until: str 
     costs = observe(lambda: _family(device), _SECONDS, lambda: _sent(proxy))
     device.process.stop()
     return costs
+
+
+def _package() -> tuple[float, float]:
+    """(packed, installed) of the agent's package, MB, as ``make deb-size`` tells."""
+    command = [sys.executable, "packaging/deb/build.py", "--package", "marram"]
+    built = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1]
+    size = [sys.executable, "packaging/deb/size.py", built]
+    told = subprocess.run(size, capture_output=True, text=True, check=True).stdout
+    installed = re.search(r"^installed ([\d.]+) MB", told, re.MULTILINE)
+    assert installed is not None, told
+    return Path(built).stat().st_size / 1e6, float(installed[1])
 
 
 def _family(device: Device) -> Sequence[int]:

@@ -57,6 +57,20 @@ def test_killed_it_comes_back_with_what_it_knew(machine: Machine) -> None:
 
 
 @full
+def test_failing_again_and_again_it_pauses_and_goes_on_once_it_can(machine: Machine) -> None:
+    machine.drop_in("marram.service", "[Service]\nRestartSec=100ms\n")
+    machine.drop_in("marram-retry.timer", "[Timer]\nOnActiveSec=\nOnActiveSec=4s\nAccuracySec=100ms\n")
+    settings = recording(machine)
+    machine.file(CONFIG).write_text("sensors: [oops\n")
+    machine.run("systemctl", "restart", "marram", check=False)
+    eventually("it pauses", lambda: "repeated too quickly" in machine.journal())
+    assert not machine.active()
+    machine.file(CONFIG).write_text(yaml.safe_dump(settings))
+    eventually("it was started again", machine.active)
+    goes_on(machine)
+
+
+@full
 def test_hanging_it_is_killed_by_the_watchdog_and_started_anew(machine: Machine) -> None:
     """Nobody reads what it prints: the write blocks, and with it the inference stage."""
     machine.run("mkfifo", "/run/hang")
