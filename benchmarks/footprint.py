@@ -71,7 +71,7 @@ def measure() -> Result:
         f"(a window a second); at {_FAST / 1000:g} kHz x 3 a CSV recording, its parsing included (20 "
         "windows of 2,560 samples a second, a model of one node: what is measured is the way there). "
         "That recording repeats after 10 s, and the sample store keeps a window once: real vibration fills "
-        "its 64 MiB first, at some 2 GB an hour. "
+        "its 64 MiB first (20 windows of 31 kB a second). "
         "While training a child trains without pause and the model runs at 50 Hz. PSS at the end; "
         "wake-ups are voluntary context switches of all threads; written is what the kernel sent to disk for "
         "these processes (predictions and the sample store); sent is MQTT that a proxy counted. Flower "
