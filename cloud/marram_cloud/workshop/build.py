@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from marram.bundle.manifest import Manifest, ProgramFile, Role, Training
 from marram.programs.program import Program, Tensor, load
 from marram.storage import replace_file
 
+from marram_cloud.compression.cost import work
+from marram_cloud.compression.quality import judge
 from marram_cloud.compression.quantise import quantise
 from marram_cloud.compression.ranges import calibrate
 from marram_cloud.workshop.export import BATCH, export
@@ -48,13 +51,16 @@ class Report:
         return "\n".join([f"{self.path}: {self.size} bytes, {self.parameters} parameters", *rows])
 
 
-def build(folder: Path, output: Path | None = None) -> Report:
+def build(
+    folder: Path, output: Path | None = None, project: Project | None = None, keep_float: Sequence[str] = ()
+) -> Report:
     """Build the project in ``folder``; by default into ``folder/<name>.marram``.
 
+    project: with another module than that in the folder, a pruned one. keep_float: layers without int8.
     Raises ProjectError, UnsupportedError or DisagreementError; no file is written then.
     """
     torch.set_num_threads(1)
-    project = Project(folder)
+    project = project or Project(folder)
     about = project.about
     functions = Functions(project.module, about.task, about.training.momentum)
     verifier = Verifier({})
@@ -63,8 +69,10 @@ def build(folder: Path, output: Path | None = None) -> Report:
     files = _programs(functions, cases, verifier)
     flat = functions.flat().numpy()
     ranges = calibrate(files["predict.onnx"], flat, project.calibration)
-    files["infer.onnx"] = quantise(files["predict.onnx"], flat, ranges)
-    manifest = _manifest(project, functions, files)
+    files["infer.onnx"] = quantise(files["predict.onnx"], flat, ranges, keep_float)
+    figures = {"macs": float(work(files["predict.onnx"], flat).macs), "infer_bytes": len(files["infer.onnx"])}
+    figures |= _qualities(project, files, flat)
+    manifest = _manifest(project, functions, files, figures)
     members = {**files, PARAMETERS: encode_parameters(manifest, flat)}
     content = encode(manifest, members)
     parse(content)
@@ -142,7 +150,9 @@ class Unlabelled:
         return self.functions.evaluate(parameters, x, None, weight)
 
 
-def _manifest(project: Project, functions: Functions, files: dict[str, bytes]) -> Manifest:
+def _manifest(
+    project: Project, functions: Functions, files: dict[str, bytes], figures: dict[str, float]
+) -> Manifest:
     about = project.about
     shapes = functions.shapes
     size = sum(int(np.prod(shape)) for shape in shapes.values())
@@ -168,8 +178,27 @@ def _manifest(project: Project, functions: Functions, files: dict[str, bytes]) -
             epochs=about.training.epochs,
             state=size,
         ),
-        card=msgspec.structs.replace(about.card, metrics={**about.card.metrics, "parameters": float(size)}),
+        card=msgspec.structs.replace(
+            about.card, metrics={**about.card.metrics, "parameters": float(size), **figures}
+        ),
     )
+
+
+def _qualities(project: Project, files: dict[str, bytes], flat: np.ndarray) -> dict[str, float]:
+    """For the model card: only what is the same at every build, so no times."""
+    judged = project.windows("evaluation.npz")
+    if judged is None:
+        return {}
+    exact = load(files["predict.onnx"], "onnx")(parameters=flat, x=judged.windows)
+    coarse = load(files["infer.onnx"], "onnx")(x=judged.windows)
+    found: dict[str, float] = {}
+    for name, said in (("fp32", exact), ("int8", coarse)):
+        quality = judge(said, judged.labels, len(project.about.labels))
+        if quality.accuracy is not None:
+            found[f"accuracy_{name}"] = quality.accuracy
+        if quality.loss is not None:
+            found[f"score_{name}"] = quality.loss
+    return found
 
 
 def _entry(file: str, content: bytes) -> ProgramFile:

@@ -19,7 +19,7 @@ from marram.bundle.manifest import Channel, ModelCard, Name
 from marram.config.load import load
 from marram.errors import MarramError
 
-from marram_cloud.releases.calibration import read_calibration
+from marram_cloud.releases.calibration import Calibration, read_calibration
 
 _TRIED = 5
 
@@ -70,6 +70,24 @@ class Project:
             folder / "calibration.npz", len(self.about.channels), self.about.length
         ).windows
         self._try()
+
+    def windows(self, file: str) -> Calibration | None:
+        """``training.npz`` or ``evaluation.npz`` of the folder; None if it is not there.
+
+        A classify model's need labels. Raises CalibrationError or ProjectError.
+        """
+        path = self.folder / file
+        if not path.exists():
+            return None
+        found = read_calibration(path, len(self.about.channels), self.about.length)
+        if self.about.task == "classify" and found.labels is None:
+            raise ProjectError(f"{path}: has no array 'labels': int64 (n,), the index of each window's label")
+        if found.labels is not None and found.labels.max() >= len(self.about.labels):
+            raise ProjectError(
+                f"{path}: a label is {found.labels.max()}, but project.yaml names "
+                f"{len(self.about.labels)} labels, counted from 0"
+            )
+        return found
 
     def _module(self) -> torch.nn.Module:
         path = self.folder / "model.py"

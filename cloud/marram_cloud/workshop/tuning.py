@@ -1,0 +1,75 @@
+"""Training in PyTorch on the author's machine: before pruning, after it, and for int8."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Losses = Callable[[nn.Module, Tensor, Tensor | None], Tensor]
+"""(module, x, y) -> one loss a window, (batch,)."""
+
+_TEMPERATURE = 2.0
+_SMALLEST = 0.01  # of the first learning rate, at the end
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What to learn from. x: float32 (n, channels, length). y: int64 (n,), or None without labels."""
+
+    x: Tensor
+    y: Tensor | None
+    losses: Losses
+    epochs: int = 20
+    batch: int = 32
+    learning_rate: float = 2e-3
+    seed: int = 0
+
+
+def tune(module: nn.Module, lessons: Lessons, teacher: nn.Module | None = None) -> None:
+    """Train the module in place: AdamW with a cosine schedule, the same every time.
+
+    With a teacher half of the loss is the difference from what it says (Hinton et al., arXiv 1503.02531).
+    """
+    generator = torch.Generator().manual_seed(lessons.seed)
+    torch.manual_seed(lessons.seed)  # dropout
+    learnt = [one for one in module.parameters() if one.requires_grad]
+    optimiser = torch.optim.AdamW(learnt, lr=lessons.learning_rate)
+    count = len(lessons.x)
+    steps = max(1, lessons.epochs * math.ceil(count / lessons.batch))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+        optimiser, steps, eta_min=lessons.learning_rate * _SMALLEST
+    )
+    module.train()
+    if teacher is not None:
+        teacher.eval()
+    for _ in range(lessons.epochs):
+        for chosen in torch.randperm(count, generator=generator).split(lessons.batch):
+            x = lessons.x[chosen]
+            y = None if lessons.y is None else lessons.y[chosen]
+            loss = lessons.losses(module, x, y).mean()
+            if teacher is not None:
+                loss = (loss + _distance(module(x), teacher, x)) / 2
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+
+
+def _distance(said: Tensor | tuple[Tensor, ...], teacher: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        wanted = teacher(x)
+    if isinstance(said, tuple):
+        return torch.stack(
+            [functional.mse_loss(one, other) for one, other in zip(said, wanted, strict=True)]
+        ).sum()
+    return _TEMPERATURE**2 * functional.kl_div(
+        functional.log_softmax(said / _TEMPERATURE, dim=1),
+        functional.log_softmax(wanted / _TEMPERATURE, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )
