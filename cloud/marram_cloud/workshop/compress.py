@@ -9,18 +9,16 @@ import numpy as np
 import torch
 from marram.bundle.file import read
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from marram_cloud.releases.calibration import Calibration
 from marram_cloud.workshop import report_page
 from marram_cloud.workshop.budget import Budget, BudgetError
-from marram_cloud.workshop.build import Report, build
-from marram_cloud.workshop.export import export
-from marram_cloud.workshop.functions import Functions
+from marram_cloud.workshop.build import Report, build, predict_program
 from marram_cloud.workshop.project import Project
 from marram_cloud.workshop.report import findings, write_json
 from marram_cloud.workshop.search import RATIOS, Data, search
-from marram_cloud.workshop.tuning import Lessons, Losses
+from marram_cloud.workshop.tuning import Lessons
 
 EPOCHS = 20
 
@@ -41,15 +39,16 @@ def compress(
     torch.set_num_threads(1)
     project = Project(folder)
     data = _data(project, budget, epochs)
-    trials = search(project.module, data, lambda module: _predict(project, module), budget, tuple(ratios))
+    trials = search(
+        project.functions.module, data, lambda module: _predict(project, module), budget, tuple(ratios)
+    )
     candidates = [one.measured for one in trials]
     if budget:
         chosen = budget.choose([one for one in candidates if one.precision != "fp32"])
     else:
         chosen = next(one for one in candidates if one.precision == "int8")
     trial = trials[candidates.index(chosen)]
-    project.module = trial.module.train()
-    built = build(folder, output, project, trial.keep_float)
+    built = build(folder, output, project.with_module(trial.module), trial.keep_float)
     if report is not None:
         found = findings(read(built.path), trials, trial, budget, project.calibration)
         report.mkdir(parents=True, exist_ok=True)
@@ -71,28 +70,11 @@ def _data(project: Project, budget: Budget, epochs: int) -> Data:
     lessons = None
     if training is not None:
         y = None if training.labels is None else torch.from_numpy(training.labels)
-        lessons = Lessons(
-            torch.from_numpy(training.windows), y, _losses(project), epochs, seed=about.seed
-        )  # fmt: skip
+        lessons = Lessons(torch.from_numpy(training.windows), y, project.functions, epochs, seed=about.seed)
     classes = len(about.labels) if about.task == "classify" else 0
     return Data(project.calibration, judged or Calibration(project.calibration), lessons, classes)
 
 
-def _functions(project: Project, module: nn.Module) -> Functions:
-    return Functions(module, project.about.task, project.about.training.momentum)
-
-
-def _losses(project: Project) -> Losses:
-    def losses(module: nn.Module, x: Tensor, y: Tensor | None) -> Tensor:
-        return _functions(project, module).losses(dict(module.named_parameters()), x, y)
-
-    return losses
-
-
 def _predict(project: Project, module: nn.Module) -> tuple[bytes, NDArray[np.float32]]:
-    functions = _functions(project, module)
-    flat = functions.flat()
-    outputs = ["scores"] if functions.task == "classify" else ["score", "channel_scores"]
-    x = torch.from_numpy(project.calibration[:5])
-    predict = export(functions.predict, {"parameters": flat, "x": x}, outputs, ["x"])
-    return predict, flat.numpy()
+    functions = project.with_module(module).functions
+    return predict_program(functions, project.calibration.shape[1:]), functions.flat().numpy()
