@@ -89,7 +89,8 @@ def fit(
 ) -> tuple[Vector, int, float]:
     """Epochs of ``train.onnx`` from ``start`` (P,): (parameters, steps, mean loss of the last epoch).
 
-    seed: of the shuffling, and of chance inside the program. state_size: length of the optimiser state. labelled: the program takes ``y``.
+    seed: of the shuffling, and of chance inside the program. state_size: length of the optimiser state.
+    labelled: the program takes ``y``.
     """
     shuffle = np.random.default_rng(seed)
     fixed: dict[str, Array] = {
