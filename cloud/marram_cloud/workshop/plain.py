@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from marram_cloud.workshop import recurrent
+
 # Of a Lehmer generator; squares modulo this prime still fit in 63 bits.
 _PRIME = 2**31 - 1
 _REPLACED = (
@@ -39,6 +41,7 @@ class Plain:
         with ExitStack() as stack:
             for name in _REPLACED:
                 stack.enter_context(patch.object(functional, name, getattr(self, name)))
+            stack.enter_context(patch.object(torch._VF, "gru", self.gru))
             yield self
 
     def dropout(self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -97,6 +100,16 @@ class Plain:
     def silu(self, input: Tensor, inplace: bool = False) -> Tensor:
         """x * sigmoid(x); the gradient that PyTorch writes for it fills an empty tensor."""
         return input * torch.sigmoid(input)
+
+    def gru(
+        self, input: Tensor, hx: Tensor, weights: list[Tensor], bias: bool, layers: int, dropout: float,
+        training: bool, bidirectional: bool, batch_first: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Cho et al., 2014, in PyTorch's form."""
+        return recurrent.gru(
+            input, hx, weights, bias, layers, bidirectional,
+            lambda seen: self.dropout(seen, dropout, training), batch_first,
+        )  # fmt: skip
 
     def scaled_dot_product_attention(
         self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,

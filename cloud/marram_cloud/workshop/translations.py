@@ -19,6 +19,8 @@ from onnxscript import opset18 as op
 from torch import Tensor
 from torch._decomp import core_aten_decompositions
 
+from marram_cloud.workshop.recurrent import gru_back_to_onnx, gru_to_onnx
+
 # ONNX values while a graph is traced; onnxscript has no public type for them.
 Value = Any
 
@@ -201,4 +203,6 @@ TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.convolution_backward.default: convolution_backward,
     torch.ops.aten.max_pool2d_with_indices_backward.default: max_pool_backward,
     torch.ops.aten.avg_pool2d_backward.default: avg_pool_backward,
+    torch.ops.marram.gru.default: gru_to_onnx,
+    torch.ops.marram.gru_back.default: gru_back_to_onnx,
 }
