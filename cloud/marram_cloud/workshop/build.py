@@ -18,6 +18,7 @@ from marram_cloud.compression.cost import work
 from marram_cloud.compression.quality import judge
 from marram_cloud.compression.quantise import quantise
 from marram_cloud.compression.ranges import calibrate
+from marram_cloud.releases.calibration import Calibration
 from marram_cloud.workshop.export import BATCH, export
 from marram_cloud.workshop.functions import Functions
 from marram_cloud.workshop.project import Project
@@ -68,6 +69,7 @@ def build(
     torch.set_num_threads(1)
     project = project or Project(folder)
     about = project.about
+    judged = project.windows("evaluation.npz")
     functions = project.functions
     verifier = Verifier({})
     windows = torch.from_numpy(project.calibration)
@@ -78,7 +80,8 @@ def build(
     ranges = calibrate(files["predict.onnx"], flat, project.calibration)
     files["infer.onnx"] = quantise(files["predict.onnx"], flat, ranges, keep_float)
     figures = {"macs": float(work(files["predict.onnx"], flat).macs), "infer_bytes": len(files["infer.onnx"])}
-    figures |= _qualities(project, files, flat)
+    if judged is not None:
+        figures |= _qualities(judged, len(about.labels), files, flat)
     manifest = _manifest(project, functions, files, figures)
     members = {**files, PARAMETERS: encode_parameters(manifest, flat)}
     content = encode(manifest, members)
@@ -200,16 +203,15 @@ def _manifest(
     )
 
 
-def _qualities(project: Project, files: dict[str, bytes], flat: np.ndarray) -> dict[str, float]:
+def _qualities(
+    judged: Calibration, classes: int, files: dict[str, bytes], flat: np.ndarray
+) -> dict[str, float]:
     """For the model card: only what is the same at every build, so no times."""
-    judged = project.windows("evaluation.npz")
-    if judged is None:
-        return {}
     exact = load(files["predict.onnx"], "onnx")(parameters=flat, x=judged.windows)
     coarse = load(files["infer.onnx"], "onnx")(x=judged.windows)
     found: dict[str, float] = {}
     for name, said in (("fp32", exact), ("int8", coarse)):
-        quality = judge(said, judged.labels, len(project.about.labels))
+        quality = judge(said, judged.labels, classes)
         if quality.accuracy is not None:
             found[f"accuracy_{name}"] = quality.accuracy
         if quality.loss is not None:
