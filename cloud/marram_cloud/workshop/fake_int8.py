@@ -5,6 +5,7 @@ Gradients pass the rounding as if it were not there (Jacob et al., arXiv 1712.05
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,9 +13,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from marram_cloud.workshop.tuning import Lessons, tune
+
 _AXES: dict[type[nn.Module], int] = {nn.Conv1d: 0, nn.Conv2d: 0, nn.Linear: 0}
 _TINY = 1e-8
 _KEPT = 0.95  # of the range so far, at each step
+
+
+def tune_for_int8(module: nn.Module, lessons: Lessons, teacher: nn.Module) -> nn.Module:
+    """A copy of the module, trained as if in int8."""
+    learnt, made = copy.deepcopy(module), copy.deepcopy(module)
+    with fake_int8(learnt):
+        tune(learnt, lessons, teacher)
+    # Taking the parametrisations away leaves a layer's parameters in another order.
+    made.load_state_dict(learnt.state_dict())
+    return made
 
 
 @contextmanager

@@ -56,7 +56,7 @@ def _cut(module: nn.Module, example: Tensor, ratio: float, fixed: list[str]) -> 
     """A copy without the least important channels; None if it fails, differs in shape or is no smaller."""
     made = copy.deepcopy(module).eval()
     layers = dict(made.named_modules())
-    wanted = _shapes(module, example)
+    wanted = _shapes(made, example)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

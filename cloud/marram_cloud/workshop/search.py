@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -20,7 +19,7 @@ from marram_cloud.compression.ranges import calibrate, difference
 from marram_cloud.compression.sensitivity import Sensitivity, sensitivities
 from marram_cloud.releases.calibration import Calibration
 from marram_cloud.workshop.budget import Budget, Candidate
-from marram_cloud.workshop.fake_int8 import fake_int8
+from marram_cloud.workshop.fake_int8 import tune_for_int8
 from marram_cloud.workshop.pruning import prune
 from marram_cloud.workshop.tuning import Lessons, tune
 
@@ -98,9 +97,8 @@ class Bench:
         if self._loses(found[-1], found[0]):
             found += self._mixed(subject, layers, found[0])
             if data.lessons is not None:
-                learnt = copy.deepcopy(module)
-                with fake_int8(learnt):
-                    tune(learnt, replace(data.lessons, learning_rate=data.lessons.learning_rate / 4), module)
+                gently = replace(data.lessons, learning_rate=data.lessons.learning_rate / 4)
+                learnt = tune_for_int8(module, gently, module)
                 found.append(self._trial(self._subject(learnt, ratio), "int8 tuned", ()))
         return found
 
