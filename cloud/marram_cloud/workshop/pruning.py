@@ -18,6 +18,9 @@ from marram_cloud.workshop.tuning import Lessons, tune
 
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear)
 _STEPS = 2
+# Channels stay multiples of these where they can, as kernels work on blocks: the keyword spotter took 30 us
+# with 32 of 64 channels, and 77 us with 31.
+_BLOCKS = (8, 4, 1)
 
 
 def prune(module: nn.Module, ratio: float, lessons: Lessons, teacher: nn.Module) -> nn.Module | None:
@@ -27,15 +30,15 @@ def prune(module: nn.Module, ratio: float, lessons: Lessons, teacher: nn.Module)
     stay whole.
     """
     example = lessons.functions.seen(lessons.x[:2])
-    part = 1 - (1 - ratio) ** (1 / _STEPS)  # of what is left then
-    smaller = None
-    for _ in range(_STEPS):
+    smaller, left = None, 1.0
+    for step in range(1, _STEPS + 1):
         before = smaller or module
+        wanted = 1 - ratio * step / _STEPS
+        part = 1 - wanted / left
         found = _cut(before, example, part, _fixed(before, example, part))
-        if found is None:
-            break
-        smaller = found
-        tune(smaller, lessons, teacher)
+        if found is not None:  # a small step may be too small for whole blocks: the next is larger then
+            smaller, left = found, wanted
+            tune(smaller, lessons, teacher)
     return smaller
 
 
@@ -54,6 +57,17 @@ def _fixed(module: nn.Module, example: Tensor, ratio: float) -> list[str]:
 
 def _cut(module: nn.Module, example: Tensor, ratio: float, fixed: list[str]) -> nn.Module | None:
     """A copy without the least important channels; None if it fails, differs in shape or is no smaller."""
+    for block in _BLOCKS:
+        made = _without(module, example, ratio, fixed, block)
+        enough = 1 - ratio / 2 if block > 1 else 1
+        if made is not None and _size(made) < enough * _size(module):
+            return made
+    return None
+
+
+def _without(
+    module: nn.Module, example: Tensor, ratio: float, fixed: list[str], block: int
+) -> nn.Module | None:
     made = copy.deepcopy(module).eval()
     layers = dict(made.named_modules())
     wanted = _shapes(made, example)
@@ -62,14 +76,14 @@ def _cut(module: nn.Module, example: Tensor, ratio: float, fixed: list[str]) -> 
             warnings.simplefilter("ignore")
             torch_pruning.pruner.BasePruner(
                 made, example, importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
-                pruning_ratio=ratio, ignored_layers=[layers[name] for name in fixed],
+                pruning_ratio=ratio, ignored_layers=[layers[name] for name in fixed], round_to=block,
                 # Its own defaults are dicts that all its objects share and write to.
                 in_channel_groups={}, out_channel_groups={}, num_heads={},
             ).step()  # fmt: skip
         same = _shapes(made, example) == wanted
     except Exception:  # the module's own code, with layers that it did not expect
         return None
-    return made.train() if same and _size(made) < _size(module) else None
+    return made.train() if same else None
 
 
 def _shapes(module: nn.Module, example: Tensor) -> list[tuple[int, ...]]:

@@ -68,8 +68,10 @@ def search(
         tune(module, data.lessons)
     bench = Bench(data, export, budget)
     trials = bench.trials(module, 0.0)
-    for ratio in ratios if data.lessons is not None else ():
-        pruned = prune(module, ratio, data.lessons, module)  # type: ignore[arg-type]
+    if data.lessons is None:
+        return trials
+    for ratio in ratios:
+        pruned = prune(module, ratio, data.lessons, module)
         if pruned is not None:
             trials += bench.trials(pruned, ratio)
     return trials
