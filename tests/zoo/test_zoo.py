@@ -5,20 +5,20 @@
 
 from __future__ import annotations
 
-import copy
 import csv
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from marram.bundle.file import read
 from marram_cloud.workshop.build import build
 from marram_cloud.workshop.project import Project
 
 from tests.support.fleet import Fleet
 from tests.support.mosquitto import Mosquitto
+from tests.zoo.eager import Eager
+from tests.zoo.exported import Exported
 from tests.zoo.projects import ZOO, Entry
 
 SAMPLE = ("recurrent",)
@@ -57,71 +57,17 @@ def test_its_loss_stays_on_pytorchs_for_200_steps(entry, built, tmp_path):
         folder = entry.write(tmp_path / entry.name, dropout=False)
         build(folder)
         project = Project(folder)
-    module = copy.deepcopy(project.functions.module)
     x, y = entry.windows(WINDOWS, seed=3)
     chance = np.random.default_rng(4)
     batches = [chance.choice(WINDOWS, BATCH, replace=False) for _ in range(STEPS)]
-    ours = exported(read(bundle(folder)), x, y, batches)
-    theirs = by_hand(entry, project, module, x, y, batches)
+    exported, eager = Exported(read(bundle(folder))), Eager(project)
+    ours = np.array([exported.step(x[chosen], y[chosen]) for chosen in batches])
+    theirs = np.array([eager.step(x[chosen], y[chosen]) for chosen in batches])
     first = theirs[:AVERAGED].mean()
     smooth = np.ones(AVERAGED) / AVERAGED
     apart = np.abs(np.convolve(ours, smooth, "valid") - np.convolve(theirs, smooth, "valid")).max()
     assert theirs[-AVERAGED:].mean() < 0.9 * first, (first, theirs[-AVERAGED:].mean())
     assert apart < 0.1 * first, (apart, first)
-
-
-def exported(built_bundle, x, y, batches):
-    """The losses of train.onnx."""
-    program = built_bundle.program("train")
-    training = built_bundle.manifest.training
-    values, state, losses = built_bundle.parameters(), np.zeros(training.state, np.float32), []
-    names = {tensor.name for tensor in program.inputs}
-    for number, chosen in enumerate(batches):
-        given = {
-            "parameters": values, "state": state, "x": x[chosen], "y": y[chosen],
-            "weight": np.ones(len(chosen), np.float32), "learning_rate": np.float32(training.learning_rate),
-            "anchor": values, "mu": np.float32(0), "seed": np.int64(number),
-        }  # fmt: skip
-        out = program(**{name: np.asarray(value) for name, value in given.items() if name in names})
-        values, state = out["new_parameters"], out["new_state"]
-        losses.append(float(out["loss"]))
-    return np.array(losses)
-
-
-def by_hand(entry, project, module, x, y, batches):
-    """The losses of PyTorch."""
-    about, functions = project.about, project.functions
-    module.train()
-    for name, value in module.named_parameters():
-        value.requires_grad_(name in functions.trainable)
-    moved = [value for value in module.parameters() if value.requires_grad]
-    chosen = about.training.optimiser
-    rate = about.training.learning_rate
-    if type(chosen).__name__ == "AdamW":
-        optimiser = torch.optim.AdamW(moved, rate, chosen.betas, chosen.epsilon, chosen.weight_decay)
-    else:
-        optimiser = torch.optim.SGD(moved, rate, chosen.momentum, weight_decay=chosen.weight_decay)
-    losses = []
-    for places in batches:
-        windows = torch.from_numpy(x[places])
-        optimiser.zero_grad()
-        loss = loss_of(entry, module, windows, torch.from_numpy(y[places]))
-        loss.backward()
-        if chosen.clip:
-            torch.nn.utils.clip_grad_norm_(moved, chosen.clip)
-        optimiser.step()
-        losses.append(loss.item())
-    return np.array(losses)
-
-
-def loss_of(entry, module, x, y):
-    functional = torch.nn.functional
-    if entry.task == "classify":
-        return functional.cross_entropy(module(x), y)
-    if entry.task == "forecast":
-        return functional.huber_loss(module(x[:, :, : -entry.horizon]), x[:, :, -entry.horizon :])
-    target, made = module(x)
-    return functional.mse_loss(made, target)
 
 
 def recording(entry: Entry, path: Path) -> Path:
