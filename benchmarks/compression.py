@@ -36,9 +36,10 @@ def measure() -> Result:
     return Result(
         "Compression",
         "python -m benchmarks compression",
-        "infer.onnx in float and in int8, whole and with half of its channels gone; untrained, as neither size "
-        "nor time depends on values. One window on one thread, medians of 1,000 in a process of its own. The "
-        "difference is the outputs' from the same model in float, relative, on the calibration windows.",
+        "infer.onnx in float and in int8, whole and with half of its channels gone; untrained, as neither "
+        "size nor time depends on values. One window on one thread, medians of 1,000 in a process of its "
+        "own. The difference is the outputs' from the same model in float, relative, on the calibration "
+        "windows.",
         figures,
     )
 
