@@ -50,7 +50,8 @@ def compress(
     trial = trials[candidates.index(chosen)]
     built = build(folder, output, project.with_module(trial.module), trial.keep_float)
     if report is not None:
-        found = findings(read(built.path), trials, trial, budget, project.calibration)
+        judged_on = next(file for file in ("evaluation.npz", "calibration.npz") if (folder / file).exists())
+        found = findings(read(built.path), trials, trial, budget, project.calibration, judged_on)
         report.mkdir(parents=True, exist_ok=True)
         write_json(found, report / "report.json")
         report_page.write(found, report / "report.html")

@@ -47,7 +47,8 @@ class LayerFinding(msgspec.Struct, frozen=True):
 class Findings(msgspec.Struct, frozen=True):
     """first: the unpruned fp32 model, to which the losses refer. chosen: what the bundle holds. front: names
     of the candidates on the Pareto front. train: one step with ``batch`` windows. chains: bytes of a round's
-    delta. members: bytes of the bundle's files. machine: where the times are from."""
+    delta. members: bytes of the bundle's files. machine: where the times are from.
+    judged_on: the file of the windows that quality is of."""
 
     name: str
     version: str
@@ -65,11 +66,13 @@ class Findings(msgspec.Struct, frozen=True):
     chains: dict[str, int]
     members: dict[str, int]
     machine: str
+    judged_on: str
 
 
 def findings(
-    bundle: Bundle, trials: Sequence[Trial], chosen: Trial, budget: Budget, windows: NDArray[np.float32]
-) -> Findings:
+    bundle: Bundle, trials: Sequence[Trial], chosen: Trial, budget: Budget, windows: NDArray[np.float32],
+    judged_on: str,
+) -> Findings:  # fmt: skip
     """Of a built bundle and the trials that led to it. windows: some to time a training step with."""
     manifest = bundle.manifest
     candidates = tuple(one.measured for one in trials)
@@ -90,6 +93,7 @@ def findings(
         chains={spec: Chain.parse(spec).size(manifest.parameter_count) for spec in CHAINS},
         members={name: len(content) for name, content in sorted(bundle.members.items())},
         machine=f"{platform.machine()}, {platform.system()}, one thread",
+        judged_on=judged_on,
     )
 
 

@@ -47,7 +47,7 @@ def _judged(found: Findings) -> str:
             "There was no <code>evaluation.npz</code>, so there is no accuracy here: quality is the mean "
             "difference of the outputs from float on the calibration windows."
         )
-    return f"Judged on {quality.windows:,} windows."
+    return f"Judged on the {quality.windows:,} windows of <code>{escape(found.judged_on)}</code>."
 
 
 def _tiles(found: Findings) -> list[tuple[str, str]]:

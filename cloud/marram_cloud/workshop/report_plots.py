@@ -38,6 +38,11 @@ def front(found: Findings) -> str:
         accurate = found.first.quality.accuracy is not None
         limit = base - found.budget.loss if accurate else base * (1 + found.budget.loss)
         axes_.axhline(limit, color=RED, linewidth=1, linestyle=":")
+    if found.first.quality is None or found.first.quality.accuracy is None:
+        # Differences far below a hundredth should not look large.
+        low, high = axes_.get_ylim()
+        axes_.set_ylim(min(low, 0.98 * base), max(high, 1.02 * base))
+        axes_.ticklabel_format(axis="y", useOffset=False)
     axes_.set(xlabel="bytes of infer.onnx", ylabel=_axis(found), xlim=(0, None))
     axes_.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=10)
     return svg(figure)
