@@ -11,7 +11,8 @@ from marram.errors import StorageError, TrainingError
 from marram.learning import journal as journals
 from marram.learning import work
 from marram.learning.journal import Journal
-from marram.learning.local import LocalLearning, Own
+from marram.learning.local import LocalLearning
+from marram.learning.own import Own
 from marram.learning.participant import Participant
 from marram.learning.rounds import Rounds
 from marram.learning.store import SampleStore, StoreSettings
