@@ -1,8 +1,8 @@
 """The ranges of activations as a device tells them: one byte for each end.
 
-A range always holds 0, as int8 does, so each end is a size alone: 0, or one of 255 sizes from 2^-11.75 to 2^20,
-eight to the octave. A size is rounded up to the next one. So a range says little of any window, and neither
-NaN, infinity nor a minimum above the maximum can be said at all.
+A range always holds 0, as int8 does, so each end is a size alone: 0, or one of 255 sizes from 2^-11.75 to
+2^20, eight to the octave. A size is rounded up to the next one. So a range says little of any window, and
+neither NaN, infinity nor a minimum above the maximum can be said at all.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ def encode(minimum: Floats, maximum: Floats, limit: float) -> bytes:
 
 
 def decode(payload: bytes, count: int, limit: float) -> tuple[Floats, Floats]:
-    """(minimum, maximum), each (count,). Raises WireError(BAD_VALUES) for another length or beyond ``limit``."""
+    """(minimum, maximum), each (count,).
+
+    Raises WireError(BAD_VALUES) for another length, and for what goes beyond ``limit``.
+    """
     if len(payload) != 2 * count:
         raise WireError(reasons.BAD_VALUES, f"ranges of {len(payload)} bytes, {2 * count} were asked for")
     codes = np.frombuffer(payload, np.uint8)

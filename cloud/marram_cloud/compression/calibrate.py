@@ -8,24 +8,23 @@ from it are those that ``infer.onnx`` holds, to the last bit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from marram.bundle.int8 import Int8Bias, Int8Layout, Int8Weight, Stored, int8_arrays
-from marram.errors import MarramError
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from marram_cloud.compression.errors import CompressionError
+from marram_cloud.compression.quantise import Ranges
 from marram_cloud.compression.skeleton import Skeleton, skeleton
 
-Ranges = Mapping[str, tuple[float, float]]
 MINIMUM, MAXIMUM = "minimum", "maximum"
 _QUANTIZE, _DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 
 
-class CalibrateError(MarramError):
+class CalibrateError(CompressionError):
     """This int8 program cannot be made again from other parameters by a device."""
 
 
@@ -37,7 +36,9 @@ class Calibrate:
     layout: Int8Layout
 
 
-def calibrate(predict: bytes, infer: bytes, parameters: NDArray[np.float32], ranges: Ranges) -> Calibrate:
+def calibrate_program(
+    predict: bytes, infer: bytes, parameters: NDArray[np.float32], ranges: Ranges
+) -> Calibrate:
     """For an ``infer.onnx`` that was quantised from ``predict.onnx`` with these parameters and ranges.
 
     Raises CalibrateError where a device could not do the same.

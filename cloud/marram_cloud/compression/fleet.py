@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from marram_cloud.compression.quantise import Ranges
+
 Floats = NDArray[np.float64]
-Ranges = dict[str, tuple[float, float]]
 
 
 def combine(told: Mapping[str, tuple[Floats, Floats]], names: Sequence[str], trim: float) -> Ranges:

@@ -9,8 +9,6 @@ tensors one by one. BatchNorm is folded into the convolution before it, as part 
 from __future__ import annotations
 
 import tempfile
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +19,10 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
+from onnxruntime.quantization.onnx_model import ONNXModel
+
+from marram_cloud.compression.batch_norm import depending, fold_batch_norms
+from marram_cloud.compression.products import let_products_broadcast
 
 Array = NDArray[np.generic]
 _PARAMETERS = "parameters"
@@ -45,10 +47,7 @@ class Skeleton:
 
     def values(self, parameters: NDArray[np.float32]) -> dict[str, Array]:
         """The tensors for these parameters, float32 (P,)."""
-        if not self.names:
-            return {}
-        found = _session(self.tensors).run(list(self.names), {_PARAMETERS: parameters})
-        return dict(zip(self.names, found, strict=True))
+        return _values(self.tensors, list(self.names), parameters)
 
     def with_parameters(self, parameters: NDArray[np.float32]) -> ModelProto:
         """``(x) -> outputs`` with the tensors as initialisers."""
@@ -68,47 +67,34 @@ class Skeleton:
 def skeleton(predict: bytes) -> Skeleton:
     """Cut ``predict.onnx`` in two. Raises onnxruntime's errors for a graph that it cannot load."""
     model = onnx.load_from_string(predict)
-    _fold_batch_norms(model)
-    depends = _depending(model, [value.name for value in model.graph.input if value.name != _PARAMETERS])
-    learnt = _depending(model, [_PARAMETERS])
-    static = [node for node in model.graph.node if not depends.intersection(node.output)]
-    moving = [node for node in model.graph.node if depends.intersection(node.output)]
-    wanted = {name for node in moving for name in node.input}
+    ONNXModel(model).topological_sort()
+    let_products_broadcast(model.graph)
+    fold_batch_norms(model, moving=depending(model, _inputs(model)))
+    moving = depending(model, _inputs(model))
+    learnt = depending(model, [_PARAMETERS]) - moving
+    static = [node for node in model.graph.node if not moving.intersection(node.output)]
+    # Constants stay with the data: onnxruntime folds them, but for weights that are int8 already.
+    others = [node for node in model.graph.node if not learnt.intersection(node.output)]
+    wanted = {name for node in others for name in node.input}
     wanted |= {value.name for value in model.graph.output}
-    made = [name for node in static for name in node.output if name in wanted]
-    # The vector itself may be used whole.
-    frontier = [*made, *([_PARAMETERS] if _PARAMETERS in wanted else [])]
-    tensors = _program(model, static, frontier)
-    zeros = np.zeros(_size(model), np.float32)
-    found = _session(tensors).run(frontier, {_PARAMETERS: zeros}) if frontier else []
-    values = dict(zip(frontier, found, strict=True))
+    parts = [name for name in (_PARAMETERS, *_outputs(static)) if name in learnt & wanted]
+    values = _values(_program(model, static, parts), parts, np.zeros(_size(model), np.float32))
     data = ModelProto()
     data.CopyFrom(model)
     del data.graph.node[:]
-    data.graph.node.extend(moving)
+    data.graph.node.extend(others)
     kept = [value for value in data.graph.input if value.name != _PARAMETERS]
     del data.graph.input[:]
-    data.graph.input.extend(kept)
-    parts = [name for name in frontier if name in learnt]
-    data.graph.input.extend(_value(name, values[name]) for name in parts)
-    data.graph.initializer.extend(
-        numpy_helper.from_array(np.asarray(values[name]), name) for name in frontier if name not in learnt
-    )
+    data.graph.input.extend([*kept, *(_value(name, values[name]) for name in parts)])
     return Skeleton(_program(model, static, parts, values), _optimised(data))
 
 
-def fold(predict: bytes, parameters: NDArray[np.float32]) -> ModelProto:
-    """``predict.onnx`` with parameters float32 (P,) put in: ``(x) -> outputs``."""
-    return skeleton(predict).with_parameters(parameters)
+def _outputs(nodes: list[NodeProto]) -> list[str]:
+    return [name for node in nodes for name in node.output]
 
 
-def _depending(model: ModelProto, sources: Iterable[str]) -> set[str]:
-    """All tensors that depend on one of the sources, themselves included."""
-    found = set(sources)
-    for node in model.graph.node:
-        if found.intersection(node.input):
-            found.update(node.output)
-    return found
+def _inputs(model: ModelProto) -> list[str]:
+    return [value.name for value in model.graph.input if value.name != _PARAMETERS]
 
 
 def _size(model: ModelProto) -> int:
@@ -146,6 +132,12 @@ def _program(
     return made
 
 
+def _values(program: ModelProto, names: list[str], parameters: NDArray[np.float32]) -> dict[str, Array]:
+    if not names:
+        return {}
+    return dict(zip(names, _session(program).run(names, {_PARAMETERS: parameters}), strict=True))
+
+
 def _session(model: ModelProto) -> InferenceSession:
     return InferenceSession(model.SerializeToString(), _options(), providers=list(_CPU))
 
@@ -166,83 +158,3 @@ def _optimised(model: ModelProto) -> ModelProto:
         options.optimized_model_filepath = str(target)
         InferenceSession(model.SerializeToString(), options, providers=list(_CPU))
         return onnx.load(target)
-
-
-# ---- BatchNorm
-
-
-def _fold_batch_norms(model: ModelProto) -> None:
-    """Conv followed by BatchNormalization becomes one Conv (Jacob et al., arXiv 1712.05877, section 3.2)."""
-    graph = model.graph
-    uses = Counter(name for node in graph.node for name in node.input)
-    uses.update(value.name for value in graph.output)
-    convolutions = {node.output[0]: node for node in graph.node if node.op_type == "Conv"}
-    moving = _depending(model, [value.name for value in graph.input if value.name != _PARAMETERS])
-    folded: list[NodeProto] = []
-    for node in graph.node:
-        before = convolutions.get(node.input[0]) if node.op_type == "BatchNormalization" else None
-        if (
-            before is None
-            or uses[before.output[0]] != 1
-            or len(node.output) != 1
-            or moving.intersection([*node.input[1:], *before.input[1:]])
-        ):
-            folded.append(node)
-            continue
-        folded.remove(before)
-        folded += _one_convolution(before, node)
-    del graph.node[:]
-    graph.node.extend(folded)
-
-
-def _one_convolution(convolution: NodeProto, norm: NodeProto) -> list[NodeProto]:
-    x, weight, *bias = convolution.input
-    _, gamma, beta, mean, variance = norm.input
-    name = norm.output[0]
-    epsilon = next((one.f for one in norm.attribute if one.name == "epsilon"), 1e-5)
-
-    def made(part: str) -> str:
-        return f"{name}_{part}"
-
-    def constant(part: str, value: Array) -> NodeProto:
-        return helper.make_node(
-            "Constant", [], [made(part)], value=numpy_helper.from_array(np.asarray(value), made(part))
-        )
-
-    nodes = [
-        constant("epsilon", np.array(epsilon, np.float32)),
-        helper.make_node("Add", [variance, made("epsilon")], [made("shifted")]),
-        helper.make_node("Sqrt", [made("shifted")], [made("deviation")]),
-        helper.make_node("Div", [gamma, made("deviation")], [made("factor")]),
-        # (C,) as (C, 1, 1, ...), of whatever rank the weight has.
-        helper.make_node("Shape", [weight], [made("shape")]),
-        helper.make_node("Shape", [made("shape")], [made("rank")]),
-        helper.make_node(
-            "ConstantOfShape",
-            [made("rank")],
-            [made("ones")],
-            value=numpy_helper.from_array(np.array([1], np.int64)),
-        ),
-        constant("first", np.array([0], np.int64)),
-        constant("minus_one", np.array([-1], np.int64)),
-        helper.make_node(
-            "ScatterElements", [made("ones"), made("first"), made("minus_one")], [made("column")], axis=0
-        ),
-        helper.make_node("Reshape", [made("factor"), made("column")], [made("factors")]),
-        helper.make_node("Mul", [weight, made("factors")], [made("weight")]),
-    ]
-    if bias and bias[0]:
-        nodes.append(helper.make_node("Sub", [bias[0], mean], [made("centred")]))
-    else:
-        nodes.append(helper.make_node("Neg", [mean], [made("centred")]))
-    nodes += [
-        helper.make_node("Mul", [made("centred"), made("factor")], [made("scaled")]),
-        helper.make_node("Add", [made("scaled"), beta], [made("bias")]),
-    ]
-    one = NodeProto()
-    one.CopyFrom(convolution)
-    del one.input[:]
-    del one.output[:]
-    one.input.extend([x, made("weight"), made("bias")])
-    one.output.append(name)
-    return [*nodes, one]
