@@ -43,9 +43,14 @@ class Int8Weight(msgspec.Struct, frozen=True):
 
 
 class Int8Bias(msgspec.Struct, frozen=True):
-    """A bias: ``<tensor>_quantized`` is int32, its scale the product of an activation's and a weight's."""
+    """A bias: ``<tensor>_quantized`` is int32, its scale the product of an activation's and a weight's.
+
+    input: the activation that its layer takes, after whose range the weight's scale makes room for the bias;
+    activation: the one whose scale that has, which is another where the values were only moved.
+    """
 
     tensor: str
+    input: str
     activation: str
     weight: str
 
@@ -53,11 +58,13 @@ class Int8Bias(msgspec.Struct, frozen=True):
 class Int8Layout(msgspec.Struct, frozen=True):
     """Where the arrays that depend on parameters stand in ``infer.onnx``, by the names of its initialisers.
 
-    activations: in the order of ``minimum`` and ``maximum`` of ``calibrate.onnx``; each has ``_scale`` and
-    ``_zero_point``. stored: the type of activations. floats: tensors that stay float32, by their own names.
+    activations: in the order of ``minimum`` and ``maximum`` of ``calibrate.onnx``. scales: those of them
+    that have ``_scale`` and ``_zero_point`` of their own. stored: the type of activations. floats: tensors
+    that stay float32, by their own names.
     """
 
     activations: tuple[str, ...]
+    scales: tuple[str, ...]
     stored: Stored = "uint8"
     weights: tuple[Int8Weight, ...] = ()
     biases: tuple[Int8Bias, ...] = ()
@@ -81,10 +88,9 @@ def int8_arrays(
     arrays: dict[str, Array] = {name: _finite(name, tensors[name]) for name in layout.floats}
     scales: dict[str, Floats] = {}
     for name, low, high in zip(layout.activations, minimum, maximum, strict=True):
-        scales[name], arrays[f"{name}_zero_point"] = asymmetric_scale(
-            float(low), float(high), layout.stored, name
-        )
-        arrays[f"{name}_scale"] = scales[name]
+        scales[name], zero = asymmetric_scale(float(low), float(high), layout.stored, name)
+        if name in layout.scales:
+            arrays[f"{name}_scale"], arrays[f"{name}_zero_point"] = scales[name], zero
     biases = {one.tensor: _finite(one.tensor, tensors[one.tensor]) for one in layout.biases}
     weights = {one.tensor: _finite(one.tensor, tensors[one.tensor]) for one in layout.weights}
     symmetric = {
@@ -92,10 +98,9 @@ def int8_arrays(
     }
     for bias in layout.biases:
         scale = symmetric[bias.weight]
-        symmetric[bias.weight] = _widened(scale, scales[bias.activation], biases[bias.tensor])
+        symmetric[bias.weight] = _widened(scale, scales[bias.input], biases[bias.tensor])
     for one in layout.weights:
         weight = weights[one.tensor]
-        zero: Integers
         if one.symmetric:
             scale = symmetric[one.tensor]
             zero = np.zeros(scale.shape, np.int8)
@@ -130,8 +135,10 @@ def _symmetric_scale(weight: Floats, axis: int | None) -> Floats:
 
 def _widened(scale: Floats, activation: Floats, bias: Floats) -> Floats:
     """The weight's scale, larger where the bias would not fit into int32."""
-    largest = np.abs(bias.astype(np.float64))
-    needed = _ROOM * (2.0 * (largest if scale.ndim else largest.max(initial=0.0))) / (2.0 * _INT32.max)
+    # In float32 for each channel and in float64 for all, as onnxruntime does.
+    sizes = np.abs(bias) if scale.ndim else np.abs(bias).astype(np.float64).max(initial=0.0)
+    with np.errstate(over="ignore"):
+        needed = (_ROOM * (2.0 * sizes)).astype(np.float64) / (2.0 * _INT32.max)
     wide = scale.astype(np.float64)
     product = np.float64(activation) * wide
     short = (product < needed) & (product > 0.0)

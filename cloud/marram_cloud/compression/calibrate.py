@@ -8,16 +8,18 @@ from it are those that ``infer.onnx`` holds, to the last bit.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from marram.bundle.int8 import Int8Bias, Int8Layout, Int8Weight, Stored, int8_arrays
+from marram.errors import BundleError
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from marram_cloud.compression.errors import CompressionError
-from marram_cloud.compression.quantise import Ranges
+from marram_cloud.compression.quantise import Ranges, activations
 from marram_cloud.compression.skeleton import Skeleton, skeleton
 
 MINIMUM, MAXIMUM = "minimum", "maximum"
@@ -45,7 +47,7 @@ def calibrate_program(
     """
     halves = skeleton(predict)
     quantised = onnx.load_from_string(infer)
-    layout = _layout(halves, quantised)
+    layout = _layout(halves, quantised, activations(predict, parameters))
     _check(layout, halves, quantised, parameters, ranges)
     return Calibrate(_program(halves, layout), layout)
 
@@ -53,7 +55,7 @@ def calibrate_program(
 # ---- where things stand
 
 
-def _layout(halves: Skeleton, infer: ModelProto) -> Int8Layout:
+def _layout(halves: Skeleton, infer: ModelProto, measured: Sequence[str]) -> Int8Layout:
     stored = {one.name: one for one in infer.graph.initializer}
     makers = {name: node for node in infer.graph.node for name in node.output}
     weights: list[Int8Weight] = []
@@ -76,15 +78,20 @@ def _layout(halves: Skeleton, infer: ModelProto) -> Int8Layout:
         for node in infer.graph.node
         if node.op_type == _QUANTIZE and node.output[0] not in quantised_before
     )
-    activations = tuple(name.removesuffix("_scale") for name in scales)
-    zeros = {stored[f"{name}_zero_point"].data_type for name in activations if f"{name}_zero_point" in stored}
+    own = tuple(name.removesuffix("_scale") for name in scales)
+    zeros = {stored[f"{name}_zero_point"].data_type for name in own if f"{name}_zero_point" in stored}
     if zeros not in ({TensorProto.UINT8}, {TensorProto.INT8}):
         raise CalibrateError("infer.onnx: its activations are not stored in one type of 8 bits")
     kind: Stored = "uint8" if TensorProto.UINT8 in zeros else "int8"
     order = {name: place for place, node in enumerate(halves.data.graph.node) for name in node.input}
     biases.sort(key=lambda one: order.get(str(_origin(halves, one.tensor)), 0))
     return Int8Layout(
-        activations, kind, tuple(sorted(weights, key=lambda one: one.tensor)), tuple(biases), floats
+        tuple(dict.fromkeys([*own, *measured])),
+        own,
+        kind,
+        tuple(sorted(weights, key=lambda one: one.tensor)),
+        tuple(biases),
+        floats,
     )
 
 
@@ -107,8 +114,14 @@ def _bias(tensor: str, dequantize: NodeProto, infer: ModelProto, makers: dict[st
         raise CalibrateError(f"{tensor}: an int32 bias beside a float activation or weight")
     if any(one.name == "beta" and one.f != 1.0 for one in users[0].attribute):
         raise CalibrateError(f"{tensor}: is scaled by its Gemm")
+    quantize = makers.get(activation.input[0])
+    if quantize is None or quantize.op_type != _QUANTIZE:
+        raise CalibrateError(f"{tensor}: an int32 bias of a layer whose input is a constant")
     return Int8Bias(
-        tensor, activation.input[1].removesuffix("_scale"), weight.input[0].removesuffix("_quantized")
+        tensor,
+        quantize.input[0].removesuffix("_QuantizeLinear_Input"),
+        activation.input[1].removesuffix("_scale"),
+        weight.input[0].removesuffix("_quantized"),
     )
 
 
@@ -125,13 +138,17 @@ def _check(
             raise CalibrateError(f"{name}: is quantised, but is no activation of the folded graph")
     known = {*layout.activations}, {one.tensor for one in layout.weights}
     for bias in layout.biases:
-        if bias.activation not in known[0] or bias.weight not in known[1]:
+        if not known[0].issuperset([bias.input, bias.activation]) or bias.weight not in known[1]:
             raise CalibrateError(f"{bias.tensor}: its scale hangs on a constant of the graph")
     values = halves.values(parameters)
     tensors = {name: values[str(_origin(halves, name))] for name in layout.tensors}
     limits = np.array([ranges[name] for name in layout.activations], np.float32).reshape(-1, 2)
     expected = {one.name: one for one in infer.graph.initializer}
-    for name, array in int8_arrays(layout, tensors, limits[:, 0], limits[:, 1]).items():
+    try:
+        arrays = int8_arrays(layout, tensors, limits[:, 0], limits[:, 1])
+    except BundleError as error:
+        raise CalibrateError(str(error)) from error
+    for name, array in arrays.items():
         stored = expected.get(name)
         held = numpy_helper.to_array(stored) if stored is not None else None
         if held is None or held.dtype != array.dtype or not np.array_equal(held, array):
