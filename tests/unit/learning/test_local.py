@@ -31,7 +31,7 @@ from marram.wire.signed import AggregatorTrust, read
 from tests.support.aggregator import NOW, TOPICS, Voice
 from tests.support.identities import author, fleet
 from tests.support.training import ENDS, FREE, filled_store, workshop
-from tests.support.windows import HOST, SHOULDER, bundle
+from tests.support.windows import HOST, SHOULDER, bundle, host_windows
 
 
 class Loop:
@@ -45,15 +45,6 @@ class Loop:
 
     def turn(self, now):
         self.calls.get(timeout=ENDS)(now)
-
-
-def host_windows(count=200, seed=1):
-    """A machine that is idle, with some noise: (count, 9, 16), in the channels' units."""
-    random = np.random.default_rng(seed)
-    level = np.array([5, 40, 1, 0.3, 1e4, 2e4, 500, 500, 45], np.float32)[:, None]
-    values = (level * random.uniform(0.8, 1.2, (count, 9, 16))).astype(np.float32)
-    times = np.arange(count, dtype=np.float64) * 16
-    return Windows(times, times + 15, values, np.full(count, -1, np.int16), np.zeros(count, np.bool_))
 
 
 @pytest.fixture
