@@ -58,19 +58,24 @@ def calibrate_program(
 def _layout(halves: Skeleton, infer: ModelProto, measured: Sequence[str]) -> Int8Layout:
     stored = {one.name: one for one in infer.graph.initializer}
     makers = {name: node for node in infer.graph.node for name in node.output}
-    weights: list[Int8Weight] = []
-    biases: list[Int8Bias] = []
-    for node in infer.graph.node:
-        source = _origin(halves, node.input[0].removesuffix("_quantized")) if node.input else None
-        if node.op_type != _DEQUANTIZE or source is None or node.input[0] not in stored:
-            continue
-        tensor = node.input[0].removesuffix("_quantized")
-        if stored[node.input[0]].data_type == TensorProto.INT32:
-            biases.append(_bias(tensor, node, infer, makers))
-        else:
-            axis = helper.get_node_attr_value(node, "axis") if stored[node.input[1]].dims else None
-            symmetric = stored[node.input[0]].data_type == TensorProto.INT8
-            weights.append(Int8Weight(tensor, None if axis is None else int(axis), symmetric))
+    constant = {
+        node.input[0].removesuffix("_quantized"): node
+        for node in infer.graph.node
+        if node.op_type == _DEQUANTIZE and node.input[0] in stored
+    }
+    biases = [
+        _bias(tensor, node, infer, makers)
+        for tensor, node in constant.items()
+        if _origin(halves, tensor) is not None and stored[node.input[0]].data_type == TensorProto.INT32
+    ]
+    # The scale of a bias hangs on its weight's, so a weight that is not learnt is told too.
+    wanted = {one.weight for one in biases}
+    weights = [
+        _weight(tensor, node, stored)
+        for tensor, node in constant.items()
+        if stored[node.input[0]].data_type != TensorProto.INT32
+        and (_origin(halves, tensor) is not None or (tensor in wanted and tensor in _constants(halves)))
+    ]
     floats = tuple(sorted(name for name in halves.names if name in stored))
     quantised_before = {node.output[0] for node in halves.data.graph.node if node.op_type == _QUANTIZE}
     scales = dict.fromkeys(
@@ -95,11 +100,24 @@ def _layout(halves: Skeleton, infer: ModelProto, measured: Sequence[str]) -> Int
     )
 
 
+def _weight(tensor: str, dequantize: NodeProto, stored: dict[str, TensorProto]) -> Int8Weight:
+    values, scale = (stored[name] for name in dequantize.input[:2])
+    axis = int(helper.get_node_attr_value(dequantize, "axis")) if scale.dims else None
+    return Int8Weight(tensor, axis, values.data_type == TensorProto.INT8)
+
+
+def _constants(halves: Skeleton) -> dict[str, TensorProto]:
+    """What the graph holds that depends on nothing, by name."""
+    return {one.name: one for one in halves.data.graph.initializer}
+
+
 def _origin(halves: Skeleton, name: str) -> str | None:
     """The tensor of the skeleton that ``name`` is, or is a copy of: a bias of two layers gets a copy for
     each, with a number behind its name."""
     if name in halves.names:
         return name
+    if name in _constants(halves):
+        return None
     plain = name.rstrip("0123456789")
     shorter = [one for one in halves.names if one.rstrip("0123456789") == plain and name.startswith(one)]
     return max(shorter, key=len, default=None)
@@ -141,7 +159,13 @@ def _check(
         if not known[0].issuperset([bias.input, bias.activation]) or bias.weight not in known[1]:
             raise CalibrateError(f"{bias.tensor}: its scale hangs on a constant of the graph")
     values = halves.values(parameters)
-    tensors = {name: values[str(_origin(halves, name))] for name in layout.tensors}
+    constants = _constants(halves)
+    tensors = {
+        name: numpy_helper.to_array(constants[name])
+        if name in constants
+        else values[str(_origin(halves, name))]
+        for name in layout.tensors
+    }
     limits = np.array([ranges[name] for name in layout.activations], np.float32).reshape(-1, 2)
     expected = {one.name: one for one in infer.graph.initializer}
     try:
@@ -170,7 +194,7 @@ def _program(halves: Skeleton, layout: Int8Layout) -> bytes:
     copies = [
         helper.make_node("Identity", [str(_origin(halves, name))], [name])
         for name in layout.tensors
-        if name not in halves.names
+        if name not in halves.names and name not in _constants(halves)
     ]
     ends = [
         helper.make_node("Constant", [], ["calibrate_one"], value=numpy_helper.from_array(np.array([1]))),
@@ -178,10 +202,15 @@ def _program(halves: Skeleton, layout: Int8Layout) -> bytes:
         *_extremes(layout, "ReduceMax", MAXIMUM),
     ]
     nodes = _needed([*tensors.node, *copies, *data.node, *ends], {MINIMUM, MAXIMUM, *layout.tensors})
-    used = {name for node in nodes for name in node.input}
+    used = {name for node in nodes for name in node.input} | set(layout.tensors)
     constants = {one.name: one for one in (*tensors.initializer, *data.initializer) if one.name in used}
     shapes = {value.name: value for value in tensors.output}
-    outputs = [_renamed(shapes[str(_origin(halves, name))], name) for name in layout.tensors]
+    outputs = [
+        helper.make_tensor_value_info(name, constants[name].data_type, constants[name].dims)
+        if name in constants
+        else _renamed(shapes[str(_origin(halves, name))], name)
+        for name in layout.tensors
+    ]
     count = len(layout.activations)
     model = helper.make_model(
         helper.make_graph(

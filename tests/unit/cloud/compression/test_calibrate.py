@@ -74,6 +74,22 @@ shared (float[52] parameters, float[batch, 4, 16] x) => (float[batch, 4] scores)
    scores = Softmax <axis = 1> (logits)
 }
 """
+# Only biases are learnt; the weights are constants of the graph.
+FROZEN = """
+<ir_version: 9, opset_import: ["" : 18]>
+frozen (float[7] parameters, float[batch, 2, 8] x) => (float[batch, 3] scores)
+<int64[2] parts = {4, 3}, int64[2] flat = {0, -1}, float[4, 2, 1] a_weight = {-1, 2, 0.5, 1, 0.3, -0.7, 1, 1},
+ float[4, 3] c_weight = {1, 2, 3, -1, -2, -3, 0.5, 0.25, 0.1, 2, 1, 0}>
+{
+   a_bias, c_bias = Split (parameters, parts)
+   made = Conv (x, a_weight, a_bias)
+   entry = Relu (made)
+   pooled = GlobalAveragePool (entry)
+   features = Reshape (pooled, flat)
+   logits = Gemm (features, c_weight, c_bias)
+   scores = Softmax <axis = 1> (logits)
+}
+"""
 
 
 def made(predict, parameters, ranges):
@@ -93,7 +109,13 @@ def on_a_device(calibrate, parameters, windows):
     return int8_arrays(calibrate.layout, out, low, high), ranges
 
 
-NETWORKS = {"residual": RESIDUAL, "attention": ATTENTION, "normalised": NORMALISED, "shared": SHARED}
+NETWORKS = {
+    "residual": RESIDUAL,
+    "attention": ATTENTION,
+    "normalised": NORMALISED,
+    "shared": SHARED,
+    "frozen": FROZEN,
+}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
