@@ -12,6 +12,13 @@ import yaml
 from numpy.typing import NDArray
 
 MODELS = "marram_cloud.workshop.models"
+_QUIET = """\
+    for part in made.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+        if isinstance(part, nn.MultiheadAttention):
+            part.dropout = 0.0
+"""
 Windows = NDArray[np.float32]
 
 
@@ -35,12 +42,13 @@ class Entry:
     training: dict[str, Any] = field(default_factory=dict)
     loss: dict[str, Any] = field(default_factory=dict)
 
-    def write(self, folder: Path) -> Path:
-        """The project's folder."""
+    def write(self, folder: Path, dropout: bool = True) -> Path:
+        """The project's folder. dropout: whether what the module has of it is left in."""
         folder.mkdir(parents=True, exist_ok=True)
         imports = "".join(f"from {MODELS}.{one} import *  # noqa: F403\n" for one in self.modules)
         (folder / "model.py").write_text(
-            f"import torch\nfrom torch import nn\n{imports}\n\ndef model():\n    return {self.model}\n"
+            f"import torch\nfrom torch import nn\n{imports}\n\ndef model():\n    made = {self.model}\n"
+            f"{'' if dropout else _QUIET}    return made\n"
         )
         channels, length = self.shape
         about: dict[str, Any] = {
@@ -123,6 +131,7 @@ ZOO = (
         2,
         kind="pictures",
         convolutional=True,
+        training={"learning_rate": 0.005},
     ),
     Entry(
         "image-classification",
