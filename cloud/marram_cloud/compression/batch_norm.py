@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 Array = NDArray[np.generic]
-
-
-def depending(model: ModelProto, sources: Iterable[str]) -> set[str]:
-    """All tensors that depend on one of the sources, themselves included."""
-    found = set(sources)
-    for node in model.graph.node:
-        if found.intersection(node.input):
-            found.update(node.output)
-    return found
 
 
 def fold_batch_norms(model: ModelProto, moving: set[str]) -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from marram_cloud.compression.errors import CompressionError
+from marram_cloud.compression.graph import reads
 from marram_cloud.compression.quantise import Ranges, activations
 from marram_cloud.compression.skeleton import Skeleton, skeleton
 
@@ -181,7 +182,7 @@ def _check(
             )
     made_of_parameters = {*layout.tensors}
     for name in halves.names:
-        used = any(name in node.input for node in halves.data.graph.node)
+        used = any(name in reads(node) for node in halves.data.graph.node)
         if used and not any(_origin(halves, one) == name for one in made_of_parameters):
             raise CalibrateError(f"{name}: depends on parameters, but cannot be found in infer.onnx")
 
@@ -202,7 +203,7 @@ def _program(halves: Skeleton, layout: Int8Layout) -> bytes:
         *_extremes(layout, "ReduceMax", MAXIMUM),
     ]
     nodes = _needed([*tensors.node, *copies, *data.node, *ends], {MINIMUM, MAXIMUM, *layout.tensors})
-    used = {name for node in nodes for name in node.input} | set(layout.tensors)
+    used = {name for node in nodes for name in reads(node)} | set(layout.tensors)
     constants = {one.name: one for one in (*tensors.initializer, *data.initializer) if one.name in used}
     shapes = {value.name: value for value in tensors.output}
     outputs = [
@@ -241,7 +242,7 @@ def _needed(nodes: list[NodeProto], outputs: set[str]) -> list[NodeProto]:
     kept = []
     for node in reversed(nodes):
         if outputs.intersection(node.output):
-            outputs.update(node.input)
+            outputs.update(reads(node))
             kept.append(node)
     return kept[::-1]
 

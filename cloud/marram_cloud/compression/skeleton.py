@@ -21,7 +21,8 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
 from onnxruntime.quantization.onnx_model import ONNXModel
 
-from marram_cloud.compression.batch_norm import depending, fold_batch_norms
+from marram_cloud.compression.batch_norm import fold_batch_norms
+from marram_cloud.compression.graph import depending, reads
 from marram_cloud.compression.products import let_products_broadcast
 
 Array = NDArray[np.generic]
@@ -57,7 +58,7 @@ class Skeleton:
         kept = [value for value in model.graph.input if value.name not in values]
         del model.graph.input[:]
         model.graph.input.extend(kept)
-        used = {name for node in model.graph.node for name in node.input}
+        used = {name for node in model.graph.node for name in reads(node)}
         model.graph.initializer.extend(
             numpy_helper.from_array(np.asarray(value), name) for name, value in values.items() if name in used
         )
@@ -69,13 +70,13 @@ def skeleton(predict: bytes) -> Skeleton:
     model = onnx.load_from_string(predict)
     ONNXModel(model).topological_sort()
     let_products_broadcast(model.graph)
-    fold_batch_norms(model, moving=depending(model, _inputs(model)))
-    moving = depending(model, _inputs(model))
-    learnt = depending(model, [_PARAMETERS]) - moving
+    fold_batch_norms(model, moving=depending(model.graph, _inputs(model)))
+    moving = depending(model.graph, _inputs(model))
+    learnt = depending(model.graph, [_PARAMETERS]) - moving
     static = [node for node in model.graph.node if not moving.intersection(node.output)]
     # Constants stay with the data: onnxruntime folds them, but for weights that are int8 already.
     others = [node for node in model.graph.node if not learnt.intersection(node.output)]
-    wanted = {name for node in others for name in node.input}
+    wanted = {name for node in others for name in reads(node)}
     wanted |= {value.name for value in model.graph.output}
     parts = [name for name in (_PARAMETERS, *_outputs(static)) if name in learnt & wanted]
     values = _values(_program(model, static, parts), parts, np.zeros(_size(model), np.float32))
@@ -114,7 +115,7 @@ def _program(
     needed, kept = set(outputs), []
     for node in reversed(nodes):
         if needed.intersection(node.output):
-            needed.update(node.input)
+            needed.update(reads(node))
             kept.append(node)
     made = ModelProto()
     made.CopyFrom(model)
