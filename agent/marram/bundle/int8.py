@@ -83,8 +83,17 @@ def int8_arrays(
     """Initialisers of ``infer.onnx`` by name.
 
     tensors: float32, by the names in ``layout``. minimum, maximum: (A,), of the activations. Raises
-    BundleError when a range or a tensor has no int8 form.
+    BundleError when a range or a tensor has no int8 form, and for a layout that does not fit them.
     """
+    try:
+        return _arrays(layout, tensors, minimum, maximum)
+    except (LookupError, ValueError, TypeError) as error:
+        raise BundleError(f"the manifest's int8 does not fit calibrate.onnx: {error}") from error
+
+
+def _arrays(
+    layout: Int8Layout, tensors: Mapping[str, Array], minimum: Floats, maximum: Floats
+) -> dict[str, Array]:
     arrays: dict[str, Array] = {name: _finite(name, tensors[name]) for name in layout.floats}
     scales: dict[str, Floats] = {}
     for name, low, high in zip(layout.activations, minimum, maximum, strict=True):

@@ -48,6 +48,8 @@ def extremes(calibrate: Program, parameters: Floats, parts: Iterator[Floats]) ->
     out: dict[str, Array] = {}
     for part in parts:
         out = calibrate(parameters=parameters, x=part)
+        if not out.keys() >= {"minimum", "maximum"}:
+            raise BundleError("the calibrate program gives no minimum and maximum")
         low.append(out.pop("minimum").astype(np.float32))
         high.append(out.pop("maximum").astype(np.float32))
     return Extremes(np.stack(low), np.stack(high), out)
