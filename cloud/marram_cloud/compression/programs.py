@@ -7,12 +7,16 @@ from dataclasses import dataclass
 
 import msgspec
 import numpy as np
+import onnx
+from marram.bundle.file import Bundle
 from marram.bundle.int8 import Int8Layout
 from marram.bundle.manifest import Manifest, ProgramFile
 from marram.programs.program import Program, Tensor, load
 from numpy.typing import NDArray
 
 from marram_cloud.compression.calibrate import CalibrateError, calibrate_program
+from marram_cloud.compression.folding import fold
+from marram_cloud.compression.operators import layers
 from marram_cloud.compression.quantise import Ranges, quantise
 
 CALIBRATE = "calibrate.onnx"
@@ -51,6 +55,17 @@ def int8_programs(
     except CalibrateError as error:
         return Int8(infer, why=str(error))
     return Int8(infer, made.content, made.layout)
+
+
+def kept_float(bundle: Bundle, parameters: NDArray[np.float32]) -> tuple[str, ...]:
+    """The layers that the bundle's int8 program has in float, so that its releases have them so too."""
+    manifest = bundle.manifest
+    if manifest.int8 is None:
+        return ()  # made by an older version, which gave weights other names
+    infer = onnx.load_from_string(bundle.members[manifest.programs["infer"].file])
+    held = {one.name for one in infer.graph.initializer}
+    folded = fold(bundle.members[manifest.programs["predict"].file], parameters)
+    return tuple(one.name for one in layers(folded) if f"{one.weight}_quantized" not in held)
 
 
 def program_file(file: str, content: bytes) -> ProgramFile:

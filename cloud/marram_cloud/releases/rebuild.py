@@ -7,7 +7,7 @@ import numpy as np
 from marram.bundle.file import PARAMETERS, Bundle, encode, encode_parameters
 from numpy.typing import NDArray
 
-from marram_cloud.compression.programs import int8_programs
+from marram_cloud.compression.programs import int8_programs, kept_float
 from marram_cloud.compression.quantise import Ranges
 
 
@@ -23,6 +23,7 @@ def rebuild(
     manifest = bundle.manifest
     predict = bundle.members[manifest.programs["predict"].file]
     members = {**bundle.members, PARAMETERS: encode_parameters(manifest, parameters)}
-    manifest, members = int8_programs(predict, parameters, ranges).put_into(manifest, members)
+    int8 = int8_programs(predict, parameters, ranges, kept_float(bundle, parameters))
+    manifest, members = int8.put_into(manifest, members)
     card = msgspec.structs.replace(manifest.card, metrics={**manifest.card.metrics, **metrics})
     return encode(msgspec.structs.replace(manifest, version=version, card=card), members)

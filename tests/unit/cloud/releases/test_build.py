@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
-from marram.bundle.file import parse
+from marram.bundle.file import encode, parse
 from marram.storage import open_database
 from marram.wire.messages import Metrics, Steps
+from marram_cloud.compression.folding import fold
+from marram_cloud.compression.operators import layers
+from marram_cloud.compression.programs import int8_programs
 from marram_cloud.compression.ranges import measure
 from marram_cloud.ledger import ledger as ledgers
 from marram_cloud.ledger.ledger import Ledger, LedgerError, Round, StoredDelta
@@ -67,6 +70,18 @@ def test_a_rebuilt_bundle_is_of_the_same_family_with_the_new_parameters(learnt, 
     for name in ("train.onnx", "evaluate.onnx", "predict.onnx"):
         assert made.members[name] == bundle(SHOULDER).members[name]
     assert len(rebuild(bundle(SHOULDER), learnt, ranges, "5", {})) < 200_000
+
+
+def test_a_layer_that_the_bundle_has_in_float_stays_so_in_its_releases(learnt, ranges):
+    source = bundle(SHOULDER)
+    predict, parameters = source.members["predict.onnx"], source.parameters()
+    layer = layers(fold(predict, parameters))[-1]
+    mixed = int8_programs(predict, parameters, ranges, [layer.name])
+    made = parse(encode(*mixed.put_into(source.manifest, source.members)))
+    release = parse(rebuild(made, learnt, ranges, "1+r1", {}))
+    assert release.members["calibrate.onnx"] == made.members["calibrate.onnx"]
+    assert layer.weight in release.manifest.int8.floats
+    assert layer.weight not in {one.tensor for one in release.manifest.int8.weights}
 
 
 def test_the_mean_of_the_chosen_versions_is_released(ledger, calibration, learnt):
