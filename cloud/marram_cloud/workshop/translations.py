@@ -118,9 +118,14 @@ def _weight_gradient(
         taps.append(op.Reshape(tap, _ints([groups, inside, -1])))
     unfolded = taps[0] if places == 1 else op.Concat(*taps, axis=1)
     wanted = op.Reshape(op.Transpose(made, perm=swapped), _ints([groups, outside, -1]))
-    product = op.MatMul(wanted, op.Transpose(unfolded, perm=[0, 2, 1]))
-    apart = op.Reshape(product, _ints([groups * outside, places, inside]))
-    return op.Reshape(op.Transpose(apart, perm=[0, 2, 1]), _ints([groups * outside, inside, *kernel]))
+    # The smaller matrix is the one that the product has to turn.
+    if groups == 1:
+        product = op.MatMul(unfolded, op.Transpose(wanted, perm=[0, 2, 1]))
+        apart = op.Transpose(op.Reshape(product, _ints([places, inside, outside])), perm=[2, 1, 0])
+    else:
+        product = op.MatMul(wanted, op.Transpose(unfolded, perm=[0, 2, 1]))
+        apart = op.Transpose(op.Reshape(product, _ints([groups * outside, places, inside])), perm=[0, 2, 1])
+    return op.Reshape(apart, _ints([groups * outside, inside, *kernel]))
 
 
 def _sides(value: Value) -> list[int]:
