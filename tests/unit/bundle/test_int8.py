@@ -34,7 +34,7 @@ def test_any_layout_gives_arrays_or_a_reason(layout, ends):
 
 @pytest.mark.parametrize(("low", "high"), [(np.nan, 1), (0, np.inf), (2, 1)])
 def test_what_is_no_range_is_named(low, high):
-    with pytest.raises(BundleError, match="x: .* is no range"):
+    with pytest.raises(BundleError, match=r"x: .* is no range"):
         int8_arrays(Int8Layout(("x",), ("x",)), {}, np.float32([low]), np.float32([high]))
 
 
