@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import zstandard
 from marram.wire import pieces
+from marram_cloud.compression.ranges import measure
 from marram_cloud.releases.calibration import read_calibration
 from marram_cloud.releases.rebuild import rebuild
 from numpy.typing import NDArray
@@ -61,7 +62,9 @@ def retrained(version: str, seed: int) -> bytes:
     windows = read_calibration(
         SHOULDER.with_name("calibration.npz"), len(manifest.channels), manifest.length
     ).windows
-    return rebuild(source, (source.parameters() + noise).astype(np.float32), windows, version, {})
+    parameters = (source.parameters() + noise).astype(np.float32)
+    ranges = measure(source.members[manifest.programs["predict"].file], parameters, windows)
+    return rebuild(source, parameters, ranges, version, {})
 
 
 def changes() -> list[Change]:

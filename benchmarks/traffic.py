@@ -75,7 +75,7 @@ def _service(setting: Setting, sent: list[tuple[str, bytes]], now: float) -> Ser
         author=author("aggregator", "aggregator"),
         authority=fleet().certificate,
         topics=_TOPICS,
-        model=Model(bundle.manifest.name, bundle.manifest.family, bundle.parameters()),
+        model=Model.of(bundle),
         settings=RoundSettings(
             rules=Rules(minimum=1, deadline=60.0, settle=0.0),
             steps=setting.steps,

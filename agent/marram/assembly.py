@@ -19,13 +19,14 @@ from marram.device.watch import Watcher
 from marram.enrolment.renewal import Renewal
 from marram.errors import BundleError, ProgramError
 from marram.health import obey, observed
-from marram.inference.model import Model, int8_model
+from marram.inference.model import Model, int8_model, own_name
 from marram.inference.pipeline import Pipeline
 from marram.inference.queue import WindowQueue
 from marram.learning import journal as journals
 from marram.learning.child import TrainerChild
 from marram.learning.journal import Journal
-from marram.learning.local import LocalLearning, Own
+from marram.learning.local import LocalLearning
+from marram.learning.own import Own, OwnModels
 from marram.learning.participant import Participant
 from marram.learning.rounds import Rounds
 from marram.learning.store import SampleStore, StoreSettings
@@ -111,7 +112,8 @@ def assemble(config: Agent) -> Parts:
         obey=lambda orders: obey(parts, orders),
     )
     loop.add(parts.watcher)
-    parts.pipeline.fallback = fallback(config, installation)
+    if parts.pipeline.fallback is None:
+        parts.pipeline.fallback = fallback(config, installation)
     if config.learning is not None:
         _add_learning(config, config.learning, bundle, path, parts)
     if config.cloud is not None and identity is not None:
@@ -148,9 +150,20 @@ def fallback(config: Agent, installation: Installation) -> Model | None:
         return None
 
 
-def own_parameters(config: Agent, bundle: Bundle) -> Model | None:
-    """A model that runs what this device learnt by itself; None before it did."""
-    return Own(config.device.state / "own", bundle).model(program_options(config))
+def own_parameters(config: Agent, bundle: Bundle) -> OwnModels | None:
+    """What this device learnt by itself, ready to run; None before it did."""
+    int8 = config.learning is None or config.learning.int8.use == "auto"
+    return Own(config.device.state / "own", bundle).models(program_options(config), int8)
+
+
+def _own_trouble(pipeline: Pipeline) -> str:
+    """Why the device's own int8 does not run as it should: it failed, float32 runs in its place perhaps."""
+    model = pipeline.model
+    if model is None:
+        return ""
+    if model.name == own_name(model.manifest, "own, int8"):
+        return pipeline.broken
+    return pipeline.misbehaved if model.name == own_name(model.manifest) else ""
 
 
 def open_sensors(config: Agent, wanted: Iterable[SensorConfig]) -> dict[str, Sensor]:
@@ -187,9 +200,12 @@ def _pipeline(
     manifest = bundle.manifest
     stream = make_stream(config, manifest, sensors)
     outputs = {name: OUTPUTS.open(output, context) for name, output in output_names(config).items()}
-    first = own_parameters(config, bundle) if config.model.parameters == "own" else model
     queue = WindowQueue(config.model.queue)
-    return Pipeline(stream, manifest.labels, queue, first, outputs, None, config.model.max_batch)
+    pipeline = Pipeline(stream, manifest.labels, queue, model, outputs, None, config.model.max_batch)
+    if config.model.parameters == "own":
+        own = own_parameters(config, bundle)
+        pipeline.model, pipeline.fallback = (own.model, own.fallback) if own is not None else (None, None)
+    return pipeline
 
 
 def store_settings(learning: Learning) -> StoreSettings:
@@ -221,6 +237,7 @@ def _add_learning(config: Agent, learning: Learning, bundle: Bundle, path: Path,
             options=program_options(config),
             loop=parts.loop,
             swap=parts.pipeline.swap,
+            trouble=lambda: _own_trouble(parts.pipeline),
         )
         parts.loop.add(parts.local)
 

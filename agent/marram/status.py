@@ -76,7 +76,11 @@ def status(config: Agent, parts: Parts) -> dict[str, Any]:
             "last": msgspec.to_builtins(workshop.last) if workshop.last else None,
         }
     if parts.local is not None:
-        answer["schedule"] = {"phase": parts.local.phase}
+        int8 = parts.local.int8
+        answer["schedule"] = {
+            "phase": parts.local.phase,
+            "int8": msgspec.to_builtins(msgspec.structs.replace(int8, normal=None)) if int8 else None,
+        }
     if parts.rounds is not None:
         participant = parts.rounds.participant
         answer["rounds"] = {
@@ -198,6 +202,7 @@ def text(answer: dict[str, Any]) -> str:
         )
     if "schedule" in answer:
         lines.append(f"learning  {answer['schedule']['phase']}")
+        lines += _int8(answer["schedule"].get("int8"))
     if "rounds" in answer:
         rounds = answer["rounds"]
         lines.append(
@@ -225,6 +230,22 @@ def text(answer: dict[str, Any]) -> str:
             if sensor[key]
         ]
     return "\n".join(lines)
+
+
+def _int8(outcome: dict[str, Any] | None) -> list[str]:
+    """Which form of what the device learnt runs, and why."""
+    if outcome is None:
+        return []
+    if not outcome["used"]:
+        return [f"int8      not used: {outcome['reason']}"]
+    parts = [
+        f"int8      says the same as float32 of {outcome['agreement']:.1%} of {outcome['windows']} windows"
+    ]
+    if outcome["fp32"] is not None:
+        parts.append(f"accuracy {outcome['int8']:.3f}, float32 {outcome['fp32']:.3f}")
+    if outcome["score"] is not None:
+        parts.append(f"scores are off by {outcome['score']:.1%}")
+    return ["; ".join(parts)]
 
 
 def _no_model(answer: dict[str, Any]) -> str:

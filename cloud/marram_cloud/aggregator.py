@@ -102,7 +102,7 @@ class Runner:
             ledger=self._ledger,
             author=author,
             topics=self._topics,
-            model=Model(manifest.name, manifest.family, bundle.parameters()),
+            model=Model.of(bundle),
             settings=config.rounds.settings(),
             engine=LocalEngine(),
             send=self._send,

@@ -24,6 +24,7 @@ from tests.support.aggregator import FAMILY, INITIAL, NOW, SIZE, TOPICS
 from tests.support.identities import author, certified, fleet
 
 MEASURED = Metrics(10, 1.0, 0.5)
+CALIBRATE = b"c" * 32, 2  # a program that measures two activations
 
 
 @dataclass
@@ -34,6 +35,7 @@ class Region:
     chain: str = "float32"
     rules: Rules = field(default_factory=lambda: Rules(minimum=2, deadline=60.0, settle=1.0))
     limit: int | None = None
+    ranges_limit: float | None = None
     disk: Disk = field(default_factory=lambda: new_disk(ledgers.SCHEMA))
     now: float = NOW
     counter: int = 0
@@ -56,10 +58,11 @@ class Region:
             author=author("aggregator", "aggregator"),
             authority=fleet().certificate,
             topics=TOPICS,
-            model=Model("model", FAMILY, INITIAL),
+            model=Model("model", FAMILY, INITIAL, CALIBRATE),
             settings=RoundSettings(
                 rules=self.rules, steps=Steps(1, 16, 0.05), chain=self.chain, update_chain="float32",
                 strategy=FedAvg(), snapshot_every=3, limit=self.limit, max_norm=100.0, max_windows=1000,
+                ranges_limit=self.ranges_limit,
             ),
             engine=LocalEngine(),
             send=lambda topic, payload, retain: self.sent.append((topic, payload)),

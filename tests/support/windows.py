@@ -49,3 +49,12 @@ def shoulder_windows(person: int) -> Windows:
     return Windows(
         windows.start, windows.end, windows.values, windows.labels.astype(np.int16), windows.repaired
     )
+
+
+def host_windows(count: int = 200, seed: int = 1) -> Windows:
+    """A machine that is idle, with some noise: (count, 9, 16), in the channels' units."""
+    random = np.random.default_rng(seed)
+    level = np.array([5, 40, 1, 0.3, 1e4, 2e4, 500, 500, 45], np.float32)[:, None]
+    values = (level * random.uniform(0.8, 1.2, (count, 9, 16))).astype(np.float32)
+    times = np.arange(count, dtype=np.float64) * 16
+    return Windows(times, times + 15, values, np.full(count, -1, np.int16), np.zeros(count, np.bool_))

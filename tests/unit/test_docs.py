@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from marram.bundle.file import read
+from marram.bundle.int8 import Int8Layout
 from marram.bundle.manifest import Manifest
 from marram.config.load import loads
 from marram.config.schema import Agent
@@ -110,7 +111,8 @@ def test_every_test_that_the_threat_model_names_is_there():
 # ---- protocol.md
 
 MESSAGES = (
-    messages.Offer, messages.Steps, messages.Artefact, messages.Parameters, messages.Delta, messages.Metrics,
+    messages.Offer, messages.RangesAsked, messages.Steps, messages.Artefact, messages.Parameters,
+    messages.Delta, messages.Ranges, messages.Metrics,
     messages.Decline, messages.Receipt, messages.Refusal, messages.Report,
     messages.Fetch, messages.Block,
 )  # fmt: skip
@@ -216,6 +218,7 @@ def tensors_of(bundle):
             else ", ".join(str(sizes.get(size, size)) for size in one.shape),
         )
         for role, program in manifest.programs.items()
+        if role != "calibrate"  # whose outputs are named after the model's tensors
         for side, named in (("in", program.inputs), ("out", program.outputs))
         for one in named
     }
@@ -228,6 +231,10 @@ def test_the_tensors_on_the_page_are_those_of_a_classify_bundle():
 def test_the_tensors_on_the_page_are_those_of_a_reconstruct_bundle():
     same = {row for row in tensors("### For `classify`") if row[2] not in ("y", "correct", "scores")}
     assert same | tensors("### For `reconstruct`") == tensors_of(HOST_BUNDLE)
+
+
+def test_the_page_has_every_key_of_the_int8_section():
+    assert [row[0] for row in BUNDLES.table("### calibrate")] == [*Int8Layout.__struct_fields__]
 
 
 def test_the_sizes_of_the_chains_are_what_they_encode_to():

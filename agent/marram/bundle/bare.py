@@ -8,6 +8,7 @@ window ``x`` float32 (n, channels, length) and the same outputs as a bundle's: `
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -74,13 +75,18 @@ class BareBundle(Bundle):
 
     description: Description
 
-    def program(self, role: Role, options: ProgramOptions | None = None) -> Program:
+    def program(
+        self,
+        role: Role,
+        options: ProgramOptions | None = None,
+        initialisers: Mapping[str, Array] | None = None,
+    ) -> Program:
         """See ``Bundle.program``. Raises BundleError when the file does not fit its description."""
         entry = self.manifest.programs.get(role)
         if entry is None:
             raise BundleError(f"{self.source}: is a bare model file, which has no {role!r} program")
         try:
-            program = load(self.members[entry.file], entry.runtime, options)
+            program = load(self.members[entry.file], entry.runtime, options, initialisers)
         except ProgramError as error:
             raise ProgramError(f"{self.source}: {error}") from error
         return _Adapted(program, entry, self.description, self.source)

@@ -11,6 +11,7 @@ import io
 import json
 import struct
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from marram.bundle import manifest as manifests
 from marram.bundle.manifest import Manifest, ProgramFile, Role
 from marram.errors import BundleError, ProgramError
-from marram.programs.program import Program, ProgramOptions, load
+from marram.programs.program import Array, Program, ProgramOptions, load
 
 MANIFEST = "manifest.json"
 PARAMETERS = "parameters.safetensors"
@@ -45,8 +46,13 @@ class Bundle:
     digest: str
     source: str
 
-    def program(self, role: Role, options: ProgramOptions | None = None) -> Program:
-        """Load one program and check its tensors against the manifest.
+    def program(
+        self,
+        role: Role,
+        options: ProgramOptions | None = None,
+        initialisers: Mapping[str, Array] | None = None,
+    ) -> Program:
+        """Load one program and check its tensors against the manifest. initialisers: in place of its own.
 
         Raises BundleError when the bundle has no such program or the file says otherwise than the
         manifest, ProgramError when the runtime cannot load it.
@@ -56,7 +62,7 @@ class Bundle:
             has = ", ".join(sorted(self.manifest.programs))
             raise BundleError(f"{self.source}: has no {role!r} program; it has: {has}")
         try:
-            program = load(self.members[entry.file], entry.runtime, options)
+            program = load(self.members[entry.file], entry.runtime, options, initialisers)
         except ProgramError as error:
             raise ProgramError(f"{self.source}: {entry.file}: {error}") from error
         _check_tensors(self.source, entry, program)

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from marram.bundle.int8 import Int8Layout
 from marram.errors import BundleError
 from marram.programs.program import Tensor
 
@@ -21,7 +22,7 @@ _MOST_PARAMETERS = 1 << 26
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$(?!\n)")]
 Task = Literal["classify", "reconstruct", "forecast", "regress"]
-Role = Literal["infer", "train", "evaluate", "predict"]
+Role = Literal["infer", "train", "evaluate", "predict", "calibrate"]
 
 
 class Channel(msgspec.Struct, frozen=True):
@@ -71,7 +72,8 @@ class Manifest(msgspec.Struct, frozen=True):
     foretells the end of each window from its beginning, and what comes after it. threshold: a reconstruct or
     forecast model's limit of normal, None where each device finds its own.
 
-    members: sha256 (hex) of every other file in the bundle.
+    int8: where in ``infer.onnx`` the arrays stand that depend on parameters, for a bundle with
+    ``calibrate.onnx``. members: sha256 (hex) of every other file in the bundle.
     """
 
     name: Name
@@ -88,6 +90,7 @@ class Manifest(msgspec.Struct, frozen=True):
     horizon: int = 0
     threshold: float | None = None
     training: Training = Training()
+    int8: Int8Layout | None = None
     card: ModelCard = ModelCard()
     schema: int = SCHEMA
 
@@ -160,6 +163,8 @@ def _problems(manifest: Manifest) -> Iterator[str]:
             yield f"parameter {tensor.name!r} has the shape {tensor.shape}"
     if manifest.parameter_count > _MOST_PARAMETERS:
         yield f"it lists {manifest.parameter_count} parameters; a device takes at most {_MOST_PARAMETERS}"
+    if ("calibrate" in manifest.programs) != (manifest.int8 is not None):
+        yield "a bundle has a `calibrate` program and the section `int8`, or neither"
     window = (len(channels), manifest.length)
     for role, entry in manifest.programs.items():
         for tensor in entry.inputs:

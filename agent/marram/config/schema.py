@@ -273,6 +273,21 @@ class Schedule(_Section, frozen=True, kw_only=True):
     learning_rate: Annotated[float, msgspec.Meta(gt=0)] | None = None
 
 
+class Int8(_Section, frozen=True, kw_only=True):
+    """The parameters that this device trained itself, in int8.
+
+    use: run them in int8 where that is as good as float32, or never.
+    agreement: least share of held-out windows of which int8 must say the same as float32.
+    accuracy: most that the accuracy on held-out windows may fall, 0 to 1.
+    score: most that the scores of a reconstruct model may be off, as a share of their mean.
+    """
+
+    use: Literal["auto", "never"] = "auto"
+    agreement: Share = 0.95
+    accuracy: Share = 0.02
+    score: Annotated[float, msgspec.Meta(ge=0)] = 0.25
+
+
 class Learning(_Section, frozen=True, kw_only=True):
     """Training on the device.
 
@@ -281,6 +296,7 @@ class Learning(_Section, frozen=True, kw_only=True):
     governor: when training may run.
     trainer: the child process that trains.
     schedule: local training without a cloud.
+    int8: the parameters that this device trained itself, in int8.
     """
 
     store: Store = Store()
@@ -288,6 +304,7 @@ class Learning(_Section, frozen=True, kw_only=True):
     governor: Governor = Governor()
     trainer: Trainer = Trainer()
     schedule: Schedule | None = None
+    int8: Int8 = Int8()
 
 
 class Control(_Section, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ A model is loaded aside and put in place as a whole between two batches, so that
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -156,10 +156,25 @@ def own_model(
             f"{bundle.source}: has {manifest.parameter_count} parameters, the device's own are "
             f"{parameters.shape[0]}"
         )
-    name = f"{manifest.name} {manifest.version} (own)"
-    model = Model(manifest, name, lambda x: program(parameters=parameters, x=x), normal)
+    model = Model(manifest, own_name(manifest), lambda x: program(parameters=parameters, x=x), normal)
     _try(model, bundle.source)
     return model
+
+
+def own_int8_model(
+    bundle: Bundle, arrays: Mapping[str, Array], normal: Normal | None, options: ProgramOptions
+) -> Model:
+    """The int8 program with the device's own parameters. arrays: initialisers of ``infer.onnx``."""
+    program = bundle.program("infer", options, arrays)
+    manifest = bundle.manifest
+    model = Model(manifest, own_name(manifest, "own, int8"), lambda x: program(x=x), normal)
+    _try(model, bundle.source)
+    return model
+
+
+def own_name(manifest: Manifest, form: str = "own") -> str:
+    """What a model with the device's own parameters is called."""
+    return f"{manifest.name} {manifest.version} ({form})"
 
 
 def _try(model: Model, source: str) -> None:

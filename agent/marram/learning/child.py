@@ -9,7 +9,7 @@ import msgspec
 
 from marram.children.child import Child, ChildError
 from marram.errors import TrainingError
-from marram.learning.trainer import TOLD, Failure, Job, Result
+from marram.learning.trainer import TOLD, Check, Failure, Int8Outcome, Job, Result
 
 
 class TrainerChild:
@@ -25,19 +25,24 @@ class TrainerChild:
         child = self._child
         return child.pid if child is not None else None
 
-    def start(self, job: Job, timeout: float, finished: Callable[[Result | TrainingError], None]) -> None:
-        """Start training; a training that still runs is ended first. timeout: seconds.
+    def start(
+        self,
+        job: Job | Check,
+        timeout: float,
+        finished: Callable[[Result | Int8Outcome | TrainingError], None],
+    ) -> None:
+        """Start the work; what still runs is ended first. timeout: seconds.
 
         Raises TrainingError.
         """
         self.stop()
-        outcome: Result | TrainingError | None = None
+        outcome: Result | Int8Outcome | TrainingError | None = None
         child: Child
 
         def heard(frame: msgspec.Struct | ChildError) -> None:
             nonlocal outcome
             match frame:
-                case Result():
+                case Result() | Int8Outcome():
                     outcome = frame
                 case Failure():
                     outcome = TrainingError(frame.reason)

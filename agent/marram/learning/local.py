@@ -1,94 +1,63 @@
 """A device that learns on its own: trains on a schedule, keeps what it learnt, and runs it.
 
-What it learnt is ``own.json`` and the file of parameters whose name and digest it gives. The parameters are
-written first, under a name of their own: a power cut between the two leaves what was learnt before.
+It runs in int8 where the trainer found that as good as float32, until it fails or does worse on windows that
+came later: then float32 takes its place until the next training.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import msgspec
-import numpy as np
-
-from marram.bundle.file import Bundle
 from marram.config.schema import Schedule
 from marram.errors import StorageError, TrainingError
-from marram.inference.model import Model, Normal, own_model
-from marram.learning.trainer import NormalFile
+from marram.inference.model import Model
+from marram.learning.own import Own, OwnFile
+from marram.learning.trainer import Int8Outcome
 from marram.learning.work import Learnt, Workshop
 from marram.loop import Loop
 from marram.programs.program import ProgramOptions
-from marram.storage import replace_file
-from marram.wire.parameters import Vector, parameters_digest
+from marram.wire.parameters import Vector
 
-_LOOK_AGAIN, _AFTER_FAILURE = 5.0, 60.0
+_LOOK_AGAIN, _AFTER_FAILURE, _WATCH_INT8 = 5.0, 60.0, 60.0
+_ENOUGH = 30  # windows that came since the last comparison
 
-
-class OwnFile(msgspec.Struct, frozen=True):
-    """``own.json``. family: of the bundle. digest: hex sha256 of the parameters. trained: Unix s."""
-
-    family: str
-    digest: str
-    trained: float
-    normal: NormalFile | None = None
-
-
-@dataclass
-class Own:
-    """The parameters that this device trained itself, on disk in ``folder``."""
-
-    folder: Path
-    bundle: Bundle
-
-    def load(self) -> tuple[OwnFile, Vector] | None:
-        """What was learnt for this bundle's family; None when there is nothing, or it is damaged."""
-        try:
-            about = msgspec.json.decode((self.folder / "own.json").read_bytes(), type=OwnFile)
-            vector = np.fromfile(self._file(about.digest), "<f4").astype(np.float32)
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return None
-        if about.family != self.bundle.manifest.family or parameters_digest(vector).hex() != about.digest:
-            return None
-        return about, vector
-
-    def save(self, learnt: Learnt, now: float) -> None:
-        """Raises StorageError; what was there before stays then."""
-        digest = parameters_digest(learnt.parameters).hex()
-        about = OwnFile(self.bundle.manifest.family, digest, now, learnt.normal)
-        replace_file(self._file(digest), learnt.parameters.astype("<f4").tobytes())
-        replace_file(self.folder / "own.json", msgspec.json.encode(about))
-        for older in self.folder.glob("*.f32"):
-            if older != self._file(digest):
-                older.unlink(missing_ok=True)
-
-    def _file(self, digest: str) -> Path:
-        return self.folder / f"{digest[:16]}.f32"
-
-    def model(self, options: ProgramOptions) -> Model | None:
-        """A model that runs what was learnt, or None."""
-        found = self.load()
-        if found is None:
-            return None
-        about, vector = found
-        return own_model(self.bundle, vector, _normal(about.normal), options)
+log = logging.getLogger(__name__)
 
 
 @dataclass
 class LocalLearning:
-    """A member of the daemon's loop: trains when the schedule and the governor say so."""
+    """A member of the daemon's loop: trains when the schedule and the governor say so.
+
+    trouble: why what the device trained itself does not run as it should; "" where all is well.
+    """
 
     schedule: Schedule
     workshop: Workshop
     own: Own
     options: ProgramOptions
     loop: Loop
-    swap: Callable[[Model], None]
+    swap: Callable[[Model, Model | None], None]
+    trouble: Callable[[], str]
     phase: str = "collecting windows"
     wake_at: float | None = 0.0
+    _about: OwnFile | None = field(default=None)
     _training: bool = field(default=False)
+    _checked: int = 0
+
+    def __post_init__(self) -> None:
+        self._remember()
+
+    def _remember(self) -> None:
+        """What is on disk; kept in memory, as it may be large and is looked at often."""
+        found = self.own.load()
+        self._about = found[0] if found is not None else None
+
+    @property
+    def int8(self) -> Int8Outcome | None:
+        """How the int8 form of what was learnt was judged last."""
+        return self._about.int8 if self._about is not None else None
 
     def settle(self, schedule: Schedule, options: ProgramOptions, now: float) -> None:
         """Another schedule from now on."""
@@ -100,15 +69,19 @@ class LocalLearning:
         self.wake_at = now + _LOOK_AGAIN
         if self._training:
             return
-        found = self.own.load()
-        if found is not None and 0 <= now - found[0].trained < self.schedule.every:
+        about = self._about
+        if about is not None and 0 <= now - about.trained < self.schedule.every:
             self.phase = "waiting for the next training"
-            self.wake_at = found[0].trained + self.schedule.every
+            self.wake_at = about.trained + self.schedule.every
+            if about.int8 is not None and about.int8.used:
+                self.wake_at = min(self.wake_at, now + _WATCH_INT8)
+                self._watch_int8(about, about.int8)
             return
         allowed, reason = self.workshop.permit(self.schedule.after)
         if not allowed:
             self.phase = f"not training: {reason}"
             return
+        found = self.own.load()
         self._start(found[1] if found else None, now)
 
     def _start(self, parameters: Vector | None, now: float) -> None:
@@ -120,8 +93,9 @@ class LocalLearning:
 
         try:
             self.workshop.start(
-                parameters, self.schedule.epochs, training.batch, rate, 0.0, int(now), finished
-            )
+                parameters, self.schedule.epochs, training.batch, rate, 0.0, int(now), finished,
+                int8=self.workshop.config.int8.use == "auto",
+            )  # fmt: skip
         except (StorageError, TrainingError) as error:
             self._failed(f"training could not begin: {error}", now)
             raise
@@ -138,18 +112,52 @@ class LocalLearning:
         except StorageError as error:
             self._failed(f"what was learnt could not be kept: {error}", now)
             raise
-        model = self.own.model(self.options)
-        if model is not None:
-            self.swap(model)
+        self._remember()
+        self._checked = 0
+        if self.int8 is not None and not self.int8.used:
+            log.warning("what was learnt runs in float32: %s", self.int8.reason)
+        self._run()
         self.wake(now)
+
+    def _run(self) -> None:
+        models = self.own.models(self.options, self.workshop.config.int8.use == "auto")
+        if models is not None:
+            self.swap(models.model, models.fallback)
+
+    # ---- int8 afterwards
+
+    def _watch_int8(self, about: OwnFile, judged: Int8Outcome) -> None:
+        trouble = self.trouble()
+        if trouble:
+            self._back_to_float32(trouble, about)
+            return
+        counts = self.workshop.store.counts()
+        new = counts.new_labelled if self.own.bundle.manifest.task == "classify" else counts.new
+        if new - self._checked < _ENOUGH or self.workshop.paused or self.workshop.child.pid is not None:
+            return
+        self._checked = new
+
+        def finished(outcome: Int8Outcome | TrainingError) -> None:
+            self.loop.post(lambda now: self._compared(about, outcome))
+
+        files = self.own.parameters_file(about), self.own.arrays_file(about)
+        self.workshop.check(*files, (about.normal, judged.normal), finished)
+
+    def _compared(self, about: OwnFile, outcome: Int8Outcome | TrainingError) -> None:
+        """Raises TrainingError when nothing could be compared: int8 then stays."""
+        if isinstance(outcome, TrainingError):
+            raise outcome
+        if not outcome.used:
+            self._back_to_float32(f"on {outcome.windows} new windows: {outcome.reason}", about)
+
+    def _back_to_float32(self, reason: str, about: OwnFile) -> None:
+        if self._about != about:
+            return  # another training has ended meanwhile
+        log.warning("int8 is given up until the next training, float32 runs: %s", reason)
+        self.own.refuse_int8(reason)
+        self._remember()
+        self._run()
 
     def _failed(self, phase: str, now: float) -> None:
         self.phase = phase
         self.wake_at = now + _AFTER_FAILURE
-
-
-def _normal(file: NormalFile | None) -> Normal | None:
-    if file is None:
-        return None
-    mean = np.array(file.channel_mean, np.float32)
-    return Normal(file.threshold, mean, np.array(file.channel_spread, np.float32))

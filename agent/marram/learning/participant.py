@@ -16,7 +16,17 @@ from dataclasses import dataclass, field
 from marram.errors import WireError
 from marram.wire import envelope, reasons
 from marram.wire.codec.seed import device_seed
-from marram.wire.messages import Artefact, Decline, Delta, Metrics, Offer, Parameters, Receipt, Refusal
+from marram.wire.messages import (
+    Artefact,
+    Decline,
+    Delta,
+    Metrics,
+    Offer,
+    Parameters,
+    Ranges,
+    Receipt,
+    Refusal,
+)
 from marram.wire.signed import AggregatorTrust, Author
 from marram.wire.topics import Topics
 
@@ -107,6 +117,7 @@ class Trained:
     samples: int
     before: Metrics
     after: Metrics
+    ranges: Ranges | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -551,6 +562,7 @@ class Participant:
             samples=event.samples,
             before=event.before,
             after=event.after,
+            ranges=event.ranges if offer.ranges is not None else None,
         )
         topic = self.topics.up(self.author.subject.name, "delta")
         sealed = self.author.seal(delta, topic, self._counter, round=offer.round, base=offer.digest)

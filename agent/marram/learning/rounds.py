@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from marram.errors import TrainingError
 from marram.learning import participant as machine
 from marram.learning.journal import Journal
@@ -13,7 +15,8 @@ from marram.learning.shell import Link, Outcome, Shell
 from marram.learning.trainer import Measured
 from marram.learning.work import Learnt, Workshop
 from marram.loop import Loop
-from marram.wire.messages import Metrics, Offer
+from marram.wire.messages import Metrics, Offer, Ranges, RangesAsked
+from marram.wire.ranges import encode
 
 
 @dataclass
@@ -62,7 +65,8 @@ class Rounds:
 
         try:
             self.workshop.start(
-                base, steps.epochs, steps.batch, steps.learning_rate, steps.mu, offer.seed, finished
+                base, steps.epochs, steps.batch, steps.learning_rate, steps.mu, offer.seed, finished,
+                ranges=self._measures(offer.ranges),
             )  # fmt: skip
         except TrainingError as error:
             finished(error)
@@ -70,6 +74,16 @@ class Rounds:
     def stop(self) -> None:
         """The shell's trainer: end."""
         self.workshop.stop()
+
+    def _measures(self, asked: RangesAsked | None) -> bool:
+        """Whether this device's bundle holds the very program that is to measure ranges."""
+        manifest = self.workshop.manifest
+        program = manifest.programs.get("calibrate")
+        return (
+            asked is not None
+            and program is not None
+            and manifest.members[program.file] == asked.program.hex()
+        )
 
     def _permit(self, offer: Offer) -> tuple[bool, str]:
         return self.workshop.permit(offer.minimum)
@@ -80,7 +94,11 @@ class Rounds:
             return
         result = outcome.result
         delta = outcome.parameters - self.journal.vector()
-        measured = Outcome(delta, result.samples, _metrics(result.before), _metrics(result.after))
+        ranges = None
+        if offer.ranges is not None and result.ranges is not None:
+            low, high = (np.array(one, np.float64) for one in result.ranges)
+            ranges = Ranges(offer.ranges.program, encode(low, high, offer.ranges.limit))
+        measured = Outcome(delta, result.samples, _metrics(result.before), _metrics(result.after), ranges)
         before = self.participant.done_round
         self._shell.trained(offer, measured, now)
         self.deltas += self.participant.done_round > before

@@ -19,7 +19,7 @@ from marram.learning.participant import Participant
 from marram.wire import chunks
 from marram.wire.codec.chain import Chain
 from marram.wire.codec.seed import device_seed
-from marram.wire.messages import Metrics, Offer
+from marram.wire.messages import Metrics, Offer, Ranges
 from marram.wire.parameters import Vector
 
 PAUSE = 60.0
@@ -39,12 +39,16 @@ class Link(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a training gave. delta: float32 (P,), new minus base. samples: windows it trained on."""
+    """What a training gave. delta: float32 (P,), new minus base. samples: windows it trained on.
+
+    ranges: where the offer asked for them and they could be measured.
+    """
 
     delta: Vector
     samples: int
     before: Metrics
     after: Metrics
+    ranges: Ranges | None = None
 
 
 class Trainer(Protocol):
@@ -106,8 +110,9 @@ class Shell:
             return
         left = None if encoded.residual is None else encoded.residual.astype("<f4").tobytes()
         event = machine.Trained(
-            offer.round, encoded.payload, left, outcome.samples, outcome.before, outcome.after
-        )
+            offer.round, encoded.payload, left, outcome.samples, outcome.before, outcome.after,
+            outcome.ranges,
+        )  # fmt: skip
         self.dispatch(event, now)
 
     def failed(self, offer: Offer, reason: str, now: float) -> None:

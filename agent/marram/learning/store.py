@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import sqlite3
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -304,23 +305,38 @@ def read_training_set(path: Path, shape: tuple[int, int], labelled: bool) -> tup
     touched, as it belongs to the daemon.
     """
     least = 0 if labelled else UNLABELLED
+    with _reading(path) as database:
+        seen = _read_part(database, shape, "held_out = ?", least, 0)
+        return seen, _read_part(database, shape, "held_out = ?", least, 1)
+
+
+def read_new_windows(path: Path, shape: tuple[int, int], labelled: bool) -> TrainingSet:
+    """The windows that came, or got their label, since the last training. Raises TrainingError."""
+    with _reading(path) as database:
+        used = database.execute("SELECT value FROM facts WHERE name = 'used'").fetchone()
+        after = 0 if used is None else int(used[0])
+        return _read_part(database, shape, "generation > ?", 0 if labelled else UNLABELLED, after)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
     try:
         with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
-            database.execute("BEGIN")  # so that both parts are of one moment
-            return _read_part(database, shape, least, 0), _read_part(database, shape, least, 1)
+            database.execute("BEGIN")  # so that all that is read is of one moment
+            yield database
     except sqlite3.DatabaseError as error:
         raise TrainingError(f"{path}: the stored windows cannot be read: {error}") from error
 
 
 def _read_part(
-    database: sqlite3.Connection, shape: tuple[int, int], least: int, held_out: int
+    database: sqlite3.Connection, shape: tuple[int, int], which: str, least: int, value: int
 ) -> TrainingSet:
     """Row by row into arrays of the right size: a full store must not be in memory twice."""
-    where = "FROM windows WHERE label >= ? AND held_out = ?"
-    count = database.execute(f"SELECT count(*) {where}", (least, held_out)).fetchone()[0]
+    where = f"FROM windows WHERE label >= ? AND {which}"
+    count = database.execute(f"SELECT count(*) {where}", (least, value)).fetchone()[0]
     values = np.empty((count, *shape), np.float32)
     labels = np.empty(count, np.int64)
-    rows = database.execute(f"SELECT label, data {where} ORDER BY end", (least, held_out))
+    rows = database.execute(f"SELECT label, data {where} ORDER BY end", (least, value))
     for index, (label, data) in enumerate(rows):
         values[index] = np.frombuffer(data, "<f4").reshape(shape)
         labels[index] = label

@@ -1,7 +1,8 @@
 """The trainer: a child process that runs ``train.onnx`` on the stored windows and exits.
 
 ``python -I -m marram.learning.trainer PARENT`` (the daemon's process id) reads one ``Job``, writes the new
-parameters to the job's folder and says one ``Result`` or ``Failure``. It steps back behind all else, bounds
+parameters to the job's folder and says one ``Result`` or ``Failure``; or one ``Check``, and says an
+``Int8Outcome``. It steps back behind all else, bounds
 its own memory, and dies with its parent. A crash, a leak or an out-of-memory kill ends the child, never
 inference.
 """
@@ -17,13 +18,31 @@ from marram.children.frames import frame_pipes, read_frame, write_frame
 from marram.children.limits import explain, step_back
 
 
-class Job(msgspec.Struct, frozen=True):
+class NormalFile(msgspec.Struct, frozen=True):
+    """``normal.json``: what the scores of normal held-out windows look like; see ``inference.Normal``."""
+
+    threshold: float
+    channel_mean: list[float]
+    channel_spread: list[float]
+
+
+class Int8Limits(msgspec.Struct, frozen=True):
+    """How good int8 has to be; as in the configuration."""
+
+    agreement: float
+    accuracy: float
+    score: float
+
+
+class Job(msgspec.Struct, frozen=True, tag=True):
     """What to train.
 
     bundle, windows: files. parameters: file of little-endian float32 (P,), None for the bundle's own.
     output: folder for ``parameters.f32`` (and ``normal.json``). epochs, batch, learning_rate, mu: as in an
     offer. seed: of the shuffling. minimum: windows that there must be. calibrate: measure what normal
-    scores are (reconstruct models). memory: bytes. nice, threads: as in the configuration.
+    scores are (reconstruct models). memory: bytes. nice, threads: as in the configuration. int8: turn the new
+    parameters into int8 (``int8.safetensors``) if it is this good. ranges: measure the ranges of the
+    activations under the parameters that training begins with.
     """
 
     bundle: str
@@ -40,6 +59,29 @@ class Job(msgspec.Struct, frozen=True):
     memory: int
     nice: int
     threads: int
+    int8: Int8Limits | None = None
+    ranges: bool = False
+
+
+class Check(msgspec.Struct, frozen=True, tag=True):
+    """Compare the device's own int8 with its float32 on the windows that came since the last training.
+
+    bundle, windows, parameters, arrays: files. normal, normal_int8: of a reconstruct model.
+    """
+
+    bundle: str
+    windows: str
+    parameters: str
+    arrays: str
+    limits: Int8Limits
+    normal: NormalFile | None
+    normal_int8: NormalFile | None
+    memory: int
+    nice: int
+    threads: int
+
+
+WORK: Any = Job | Check
 
 
 class Measured(msgspec.Struct, frozen=True):
@@ -50,11 +92,30 @@ class Measured(msgspec.Struct, frozen=True):
     accuracy: float | None
 
 
+class Int8Outcome(msgspec.Struct, frozen=True, tag=True):
+    """Whether int8 may run, and what was measured on so many windows.
+
+    reason: why it may not. agreement: part of them of which float32 and int8 say the same. fp32, int8:
+    accuracy. score: mean difference of scores, in their mean. normal: of the int8 scores.
+    """
+
+    used: bool
+    reason: str
+    windows: int = 0
+    agreement: float | None = None
+    fp32: float | None = None
+    int8: float | None = None
+    score: float | None = None
+    normal: NormalFile | None = None
+
+
 class Result(msgspec.Struct, frozen=True, tag=True):
     """What came out. samples: windows trained on. steps: optimiser steps.
 
     peak_rss: the most resident memory of this process, bytes. pss: its proportional part of shared pages and
-    all of its own, bytes, when the training was done; 0 where the kernel does not tell.
+    all of its own, bytes, when the training was done; 0 where the kernel does not tell. int8: where it was
+    asked for. ranges: (minimum, maximum) of each activation, where it was asked for and there were enough
+    windows.
     """
 
     samples: int
@@ -65,6 +126,8 @@ class Result(msgspec.Struct, frozen=True, tag=True):
     seconds: float
     peak_rss: int
     pss: int
+    int8: Int8Outcome | None = None
+    ranges: tuple[list[float], list[float]] | None = None
 
 
 class Failure(msgspec.Struct, frozen=True, tag=True):
@@ -73,32 +136,24 @@ class Failure(msgspec.Struct, frozen=True, tag=True):
     reason: str
 
 
-TOLD: Any = Result | Failure
+TOLD: Any = Result | Int8Outcome | Failure
 
 
-class NormalFile(msgspec.Struct, frozen=True):
-    """``normal.json``: what the scores of normal held-out windows look like; see ``inference.Normal``."""
-
-    threshold: float
-    channel_mean: list[float]
-    channel_spread: list[float]
-
-
-def _train(job: Job) -> Result:
+def _do(work: Job | Check) -> Result | Int8Outcome:
     # Imported after the limits are set, so that they hold for the libraries too.
-    from marram.learning.training import train
+    from marram.learning.training import check, train
 
-    return train(job)
+    return train(work) if isinstance(work, Job) else check(work)
 
 
 def main() -> int:
     into, out = frame_pipes()
-    job = read_frame(into, Job)
+    job = read_frame(into, WORK)
     if job is None:
         return 1
     step_back(job.nice, job.memory, int(sys.argv[1]))
     try:
-        write_frame(out, _train(job))
+        write_frame(out, _do(job))
     except Exception as error:
         write_frame(out, Failure(explain(error, job.memory)))
         return 1

@@ -17,17 +17,27 @@ from numpy.typing import NDArray
 
 from marram.bundle.file import Bundle, read
 from marram.device.resources import Resources
-from marram.errors import TrainingError
-from marram.learning.store import TrainingSet, read_training_set
-from marram.learning.trainer import Job, Measured, NormalFile, Result
+from marram.errors import BundleError, ProgramError, TrainingError
+from marram.learning.int8 import (
+    Judge,
+    Run,
+    blocks,
+    decode_arrays,
+    encode_arrays,
+    extremes,
+    in_int8,
+    normal_scores,
+)
+from marram.learning.store import TrainingSet, read_new_windows, read_training_set
+from marram.learning.trainer import Check, Int8Limits, Int8Outcome, Job, Measured, NormalFile, Result
 from marram.programs.program import Array, Program, ProgramOptions
 from marram.storage import replace_file
 from marram.wire.messages import Steps
 
 Vector = NDArray[np.float32]
 _EVALUATION_BATCH = 64
-# An anomaly is what lies clearly beyond the worst that normal held-out windows gave.
-_QUANTILE, _MARGIN = 0.99, 2.0
+# The ranges of activations are told of this many blocks of windows or more, so that none stands out.
+_RANGE_BLOCKS, _RANGE_BATCH, _RANGE_QUANTILE = 8, 16, 0.9
 
 
 def train(job: Job) -> Result:
@@ -61,12 +71,72 @@ def train(job: Job) -> Result:
         )
     output = Path(job.output)
     replace_file(output / "parameters.f32", trained.astype("<f4").tobytes())
-    if job.calibrate:
-        normal = _normal(bundle.program("predict", options), trained, held_out)
+    exact = _predict(bundle, trained, options)
+    normal = normal_scores(exact, held_out.values) if job.calibrate else None
+    if normal is not None:
         replace_file(output / "normal.json", msgspec.json.encode(normal))
+    int8 = _int8(job, job.int8, bundle, trained, seen, held_out, exact, normal) if job.int8 else None
+    ranges = _ranges(bundle, parameters, seen.values, job.seed, options) if job.ranges else None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     seconds = time.monotonic() - began
-    return Result(len(seen), steps, loss, before, after, seconds, peak, Resources().memory()[1])
+    return Result(len(seen), steps, loss, before, after, seconds, peak, Resources().memory()[1], int8, ranges)
+
+
+def _predict(bundle: Bundle, parameters: Vector, options: ProgramOptions) -> Run:
+    program = bundle.program("predict", options)
+    return lambda x: program(parameters=parameters, x=x)
+
+
+def _int8(
+    job: Job, limits: Int8Limits, bundle: Bundle, trained: Vector, seen: TrainingSet, held_out: TrainingSet,
+    exact: Run, normal: NormalFile | None,
+) -> Int8Outcome:  # fmt: skip
+    """Make int8 of the new parameters and judge it; what goes wrong with it costs the training nothing."""
+    options = ProgramOptions(threads=job.threads)
+    try:
+        arrays = in_int8(bundle, trained, seen.values, options)
+        program = bundle.program("infer", options, arrays)
+        coarse: Run = lambda x: program(x=x)  # noqa: E731
+        coarse_normal = normal_scores(coarse, held_out.values) if normal is not None else None
+        judge = Judge(limits, exact, coarse, bundle.manifest.task == "classify")
+        outcome = judge.on(held_out, normal, coarse_normal)
+    except (BundleError, ProgramError) as error:
+        return Int8Outcome(False, f"there is no int8 form: {error}")
+    if outcome.used:
+        replace_file(Path(job.output) / "int8.safetensors", encode_arrays(arrays))
+    return msgspec.structs.replace(outcome, normal=coarse_normal)
+
+
+def check(work: Check) -> Int8Outcome:
+    """How int8 does on windows that came since the last training. Raises TrainingError, BundleError ..."""
+    bundle = read(Path(work.bundle))
+    manifest, options = bundle.manifest, ProgramOptions(threads=work.threads)
+    labelled = manifest.task == "classify"
+    shape = (len(manifest.channels), manifest.length)
+    parameters = np.fromfile(work.parameters, "<f4").astype(np.float32)
+    program = bundle.program("infer", options, decode_arrays(Path(work.arrays).read_bytes()))
+    judge = Judge(work.limits, _predict(bundle, parameters, options), lambda x: program(x=x), labelled)
+    new = read_new_windows(Path(work.windows), shape, labelled)
+    if len(new) == 0:
+        return Int8Outcome(True, "")
+    return judge.on(new, work.normal, work.normal_int8, new=True)
+
+
+def _ranges(
+    bundle: Bundle, parameters: Vector, windows: Vector, seed: int, options: ProgramOptions
+) -> tuple[list[float], list[float]] | None:
+    """(minimum, maximum) of each activation: a quantile over blocks of windows, never one window's extreme.
+
+    None with too few windows for that, or without the program.
+    """
+    if "calibrate" not in bundle.manifest.programs or len(windows) < _RANGE_BLOCKS * _RANGE_BATCH:
+        return None
+    mixed = windows[np.random.default_rng(seed).permutation(len(windows))]
+    whole = mixed[: len(mixed) - len(mixed) % _RANGE_BATCH]
+    seen = extremes(bundle.program("calibrate", options), parameters, blocks(whole, _RANGE_BATCH))
+    low = np.quantile(seen.minimum.astype(np.float64), 1 - _RANGE_QUANTILE, axis=0)
+    high = np.quantile(seen.maximum.astype(np.float64), _RANGE_QUANTILE, axis=0)
+    return (low.tolist(), high.tolist()) if np.isfinite([low, high]).all() else None
 
 
 def _start(job: Job, bundle: Bundle) -> Vector:
@@ -138,18 +208,3 @@ def measure(program: Program, parameters: Vector, data: TrainingSet, labelled: b
         count += float(out["count"])
         correct += float(out["correct"]) if labelled else 0.0
     return Measured(int(count), loss / count, correct / count if labelled else None)
-
-
-def _normal(program: Program, parameters: Vector, data: TrainingSet) -> NormalFile:
-    scores: list[Vector] = []
-    channels: list[Vector] = []
-    for begin in range(0, len(data), _EVALUATION_BATCH):
-        out = program(parameters=parameters, x=data.values[begin : begin + _EVALUATION_BATCH])
-        scores.append(out["score"].astype(np.float32))
-        channels.append(out["channel_scores"].astype(np.float32))
-    score, channel = np.concatenate(scores), np.concatenate(channels)
-    return NormalFile(
-        threshold=float(np.quantile(score, _QUANTILE)) * _MARGIN,
-        channel_mean=channel.mean(axis=0).astype(float).tolist(),
-        channel_spread=channel.std(axis=0).astype(float).tolist(),
-    )

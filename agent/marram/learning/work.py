@@ -21,18 +21,22 @@ from marram.errors import StorageError, TrainingError
 from marram.learning.child import TrainerChild
 from marram.learning.governor import Conditions, decide
 from marram.learning.store import SampleStore
-from marram.learning.trainer import Job, NormalFile, Result
+from marram.learning.trainer import Check, Int8Limits, Int8Outcome, Job, NormalFile, Result
 from marram.storage import replace_file
 from marram.wire.parameters import Vector
 
 
 @dataclass(frozen=True)
 class Learnt:
-    """A finished training. parameters: float32 (P,). normal: where it was asked for."""
+    """A finished training. parameters: float32 (P,). normal: where it was asked for.
+
+    int8: file of the int8 arrays, where they may run; else empty.
+    """
 
     parameters: Vector
     normal: NormalFile | None
     result: Result
+    int8: bytes = b""
 
 
 @dataclass
@@ -77,9 +81,12 @@ class Workshop:
         mu: float,
         seed: int,
         finished: Callable[[Learnt | TrainingError], None],
+        int8: bool = False,
+        ranges: bool = False,
     ) -> None:
         """Train in the child; ``finished`` is called from another thread.
 
+        int8: turn what is learnt into int8. ranges: measure the activations' ranges under ``parameters``.
         Raises StorageError or TrainingError when it cannot begin.
         """
         # Windows bear the machine's time. The daemon's is later where that is wrong: all would be too old.
@@ -104,12 +111,50 @@ class Workshop:
             memory=trainer.memory,
             nice=trainer.nice,
             threads=trainer.threads,
+            int8=self.int8_limits() if int8 else None,
+            ranges=ranges,
         )
 
-        def done(outcome: Result | TrainingError) -> None:
-            finished(outcome if isinstance(outcome, TrainingError) else self._collect(outcome, mark))
+        def done(outcome: Result | Int8Outcome | TrainingError) -> None:
+            finished(self._collect(outcome, mark) if isinstance(outcome, Result) else _failure(outcome))
 
         self.child.start(job, trainer.timeout, done)
+
+    def check(
+        self,
+        parameters: Path,
+        arrays: Path,
+        normal: tuple[NormalFile | None, NormalFile | None],
+        finished: Callable[[Int8Outcome | TrainingError], None],
+    ) -> None:
+        """Compare the device's own int8 with its float32 on new windows, in the child.
+
+        parameters, arrays: their files. normal: of float32 and of int8. Raises StorageError or TrainingError.
+        """
+        self.store.flush(time.time())
+        trainer = self.config.trainer
+        work = Check(
+            bundle=str(self.bundle),
+            windows=str(self.windows),
+            parameters=str(parameters),
+            arrays=str(arrays),
+            limits=self.int8_limits(),
+            normal=normal[0],
+            normal_int8=normal[1],
+            memory=trainer.memory,
+            nice=trainer.nice,
+            threads=trainer.threads,
+        )
+
+        def done(outcome: Result | Int8Outcome | TrainingError) -> None:
+            finished(outcome if isinstance(outcome, Int8Outcome) else _failure(outcome))
+
+        self.child.start(work, trainer.timeout, done)
+
+    def int8_limits(self) -> Int8Limits:
+        """As the trainer takes them."""
+        int8 = self.config.int8
+        return Int8Limits(int8.agreement, int8.accuracy, int8.score)
 
     def pause(self, reason: str) -> None:
         """Let nothing train for this reason, or let it again (""); a training that runs stands still."""
@@ -126,9 +171,15 @@ class Workshop:
             if self.manifest.task != "classify":
                 text = (self.folder / "normal.json").read_bytes()
                 normal = msgspec.json.decode(text, type=NormalFile)
+            int8 = result.int8 is not None and result.int8.used
+            arrays = (self.folder / "int8.safetensors").read_bytes() if int8 else b""
             self.store.trained(mark)
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError, StorageError) as error:
             return TrainingError(f"what the trainer left cannot be used: {error}")
         self.last = result
         self.trainings += 1
-        return Learnt(parameters, normal, result)
+        return Learnt(parameters, normal, result, arrays)
+
+
+def _failure(outcome: object) -> TrainingError:
+    return outcome if isinstance(outcome, TrainingError) else TrainingError("the trainer did other work")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,14 @@ _DTYPES = {
 
 
 class OnnxProgram:
-    """One ONNX file in one onnxruntime session; calls may come from any one thread at a time."""
+    """One ONNX file in one onnxruntime session; calls may come from any one thread at a time.
 
-    def __init__(self, source: Path | bytes, options: ProgramOptions) -> None:
+    initialisers: take the place of those in the file; onnxruntime fuses the graph with them as with its own.
+    """
+
+    def __init__(
+        self, source: Path | bytes, options: ProgramOptions, initialisers: Mapping[str, Array] | None = None
+    ) -> None:
         session_options = onnxruntime.SessionOptions()
         session_options.intra_op_num_threads = options.threads
         session_options.inter_op_num_threads = 1
@@ -35,7 +41,14 @@ class OnnxProgram:
         session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         known = onnxruntime.get_available_providers()
         providers = [name for name in options.providers if name in known] or ["CPUExecutionProvider"]
+        # The session reads them for as long as it lives.
+        self._held = {
+            name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array).reshape(array.shape))
+            for name, array in (initialisers or {}).items()
+        }
         try:
+            for name, value in self._held.items():
+                session_options.add_initializer(name, value)
             self._session = onnxruntime.InferenceSession(
                 source if isinstance(source, bytes) else str(source), session_options, providers=providers
             )

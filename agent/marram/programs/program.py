@@ -6,6 +6,7 @@ A runtime is imported only when a program needs it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -50,8 +51,15 @@ class Program(Protocol):
         ...
 
 
-def load(source: Path | bytes, runtime: str, options: ProgramOptions | None = None) -> Program:
+def load(
+    source: Path | bytes,
+    runtime: str,
+    options: ProgramOptions | None = None,
+    initialisers: Mapping[str, Array] | None = None,
+) -> Program:
     """Load a program with the runtime of that name ("onnx", "tflite").
+
+    initialisers: arrays, by name, in place of those that an ONNX file holds.
 
     Raises ProgramError with the runtime's own words when the file is damaged, an operator is unknown,
     or the runtime is not installed.
@@ -60,7 +68,9 @@ def load(source: Path | bytes, runtime: str, options: ProgramOptions | None = No
     if runtime == "onnx":
         from marram.programs.onnx import OnnxProgram
 
-        return OnnxProgram(source, options)
+        return OnnxProgram(source, options, initialisers)
+    if initialisers:
+        raise ProgramError(f"only an ONNX program takes other initialisers than its own, not {runtime!r}")
     if runtime == "tflite":
         from marram.programs.tflite import TfliteProgram
 

@@ -125,7 +125,8 @@ class Reloader:
         installation, swaps = self._parts.installation, self._parts.pipeline.swaps
         bundle = installation.bundle(installation.machine.running)
         if new.model.parameters == "own":
-            return _Models(own_parameters(new, bundle), None, swaps)
+            own = own_parameters(new, bundle)
+            return _Models(own.model, own.fallback, swaps) if own is not None else _Models(None, None, swaps)
         return _Models(int8_model(bundle, program_options(new)), fallback(new, installation), swaps)
 
     def _commit(self, new: Agent, what: Plan, ready: _Ready) -> None:

@@ -40,14 +40,26 @@ class Steps(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mu: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 
-class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RangesAsked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The ranges of activations are wanted too. program: sha256 of the ``calibrate.onnx`` that measures them.
+
+    limit: a device clips what lies further from 0.
+    """
+
+    program: Digest
+    limit: Annotated[float, msgspec.Meta(gt=0, le=1e30)]
+
+
+# A field that an older device does not know would make it refuse the offer: it is sent only where it is used.
+class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A round, offered to all devices of the region (retained on ``<root>/round``).
 
     run: the identity of the ledger that the rounds are counted in; another one means that the rounds began
     anew. family: ``Manifest.family`` of the bundle that is trained. version, digest: the base parameters
     and the sha256 of their little-endian float32 bytes. chain: how the delta is to be encoded. seed: public
     randomness of the chain (mixed with the device's name). minimum: labelled windows (or windows, for
-    tasks without labels) that a device needs. artefacts: the ways to the base parameters.
+    tasks without labels) that a device needs. artefacts: the ways to the base parameters. ranges: where they
+    are wanted.
     """
 
     run: Run
@@ -61,6 +73,7 @@ class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     steps: Steps
     minimum: Count
     artefacts: tuple[Artefact, ...]
+    ranges: RangesAsked | None = None
 
 
 class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,11 +95,21 @@ class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accuracy: float | None = None
 
 
-class Delta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Ranges(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The ranges of activations under the base parameters, on windows that a device trained on.
+
+    program: as it was asked for. payload: see ``marram.wire.ranges``.
+    """
+
+    program: Digest
+    payload: Annotated[bytes, msgspec.Meta(max_length=1 << 16)]
+
+
+class Delta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a device learnt in a round: new minus base parameters, encoded by the offer's chain.
 
     run, round: the offer's. samples: windows it trained on. before, after: the base and the new parameters
-    on held-out windows.
+    on held-out windows. ranges: where the offer asked, and the device can tell.
     """
 
     run: Run
@@ -97,6 +120,7 @@ class Delta(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     samples: Annotated[int, msgspec.Meta(ge=1, le=1 << 40)]
     before: Metrics
     after: Metrics
+    ranges: Ranges | None = None
 
 
 class Decline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -68,7 +68,8 @@ def _activations(folded: onnx.ModelProto, names: list[str]) -> tuple[str, ...]:
     tried = _quantised(folded, names, dict.fromkeys(tensors, (0.0, 1.0)))
     constants = {one.name for one in tried.graph.initializer}
     return tuple(
-        node.input[0]
+        # Behind an output of the program its int8 has the name, so the tensor got another one.
+        node.input[0].removesuffix("_QuantizeLinear_Input")
         for node in tried.graph.node
         if node.op_type == "QuantizeLinear" and node.input[0] not in constants | there
     )

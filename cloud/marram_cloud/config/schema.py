@@ -65,6 +65,8 @@ class Rounds(_Section, frozen=True, kw_only=True):
     snapshot_every: versions between two full snapshots.
     max_norm: deltas with a larger L2 norm are refused.
     max_windows: deltas that claim more windows than this are refused; windows are a device's weight.
+    ranges: ask devices for the ranges of the model's activations, on which a release's int8 rests.
+    ranges_limit: a device clips a range that goes further from 0; refused if it does not.
     """
 
     minimum_devices: Count = 2
@@ -84,6 +86,8 @@ class Rounds(_Section, frozen=True, kw_only=True):
     snapshot_every: Count = 10
     max_norm: Annotated[float, msgspec.Meta(gt=0)] = 1000.0
     max_windows: Count = 100_000
+    ranges: bool = True
+    ranges_limit: Annotated[float, msgspec.Meta(gt=0, le=1e30)] = 1e6
 
     def problems(self) -> Problems:
         """Chains that are none."""
@@ -110,7 +114,19 @@ class Rounds(_Section, frozen=True, kw_only=True):
             snapshot_every=self.snapshot_every,
             max_norm=self.max_norm,
             max_windows=self.max_windows,
+            ranges_limit=self.ranges_limit if self.ranges else None,
         )
+
+
+class FleetRanges(_Section, frozen=True, kw_only=True):
+    """int8 by what devices see.
+
+    devices: so many must have told their ranges, else the calibration windows count.
+    trim: part of the devices, those that went furthest, whose word does not count; at least one.
+    """
+
+    devices: Annotated[int, msgspec.Meta(ge=3)] = 5
+    trim: Annotated[float, msgspec.Meta(ge=0, le=0.49)] = 0.2
 
 
 class Releases(_Section, frozen=True, kw_only=True):
@@ -122,6 +138,7 @@ class Releases(_Section, frozen=True, kw_only=True):
     enough: part of a stage's devices that are online which must run a release before its next stage.
     calibration: windows (.npz) that int8 ranges are measured on, for ``marram-cloud release build``.
     average: most versions in a row whose mean is built; 1 for a single version.
+    ranges: int8 by what devices see.
     """
 
     repository: ExistingFolder
@@ -130,6 +147,7 @@ class Releases(_Section, frozen=True, kw_only=True):
     enough: Share = 0.9
     calibration: ExistingFile | None = None
     average: Count = 10
+    ranges: FleetRanges = FleetRanges()
 
     def limits(self) -> Limits:
         """As the controller takes them."""

@@ -16,7 +16,8 @@ import numpy as np
 from cryptography import x509
 from marram.errors import MarramError
 from marram.storage import transaction
-from marram.wire.messages import Artefact, Metrics, Steps
+from marram.wire import cbor
+from marram.wire.messages import Artefact, Metrics, RangesAsked, Steps
 from marram.wire.parameters import Vector, parameters_digest
 from numpy.typing import NDArray
 
@@ -44,12 +45,16 @@ CREATE TABLE IF NOT EXISTS artefacts (
 CREATE TABLE IF NOT EXISTS withdrawn (topic TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS rounds (
   number INTEGER PRIMARY KEY, version INTEGER NOT NULL, chain TEXT NOT NULL, seed INTEGER NOT NULL,
-  steps BLOB NOT NULL, opened REAL NOT NULL, closed REAL, counted INTEGER, weight INTEGER
+  steps BLOB NOT NULL, opened REAL NOT NULL, closed REAL, counted INTEGER, weight INTEGER, ranges BLOB
 );
 CREATE TABLE IF NOT EXISTS deltas (
   round INTEGER NOT NULL, device TEXT NOT NULL, digest BLOB NOT NULL UNIQUE, samples INTEGER NOT NULL,
   before BLOB NOT NULL, after BLOB NOT NULL, bytes INTEGER NOT NULL, received REAL NOT NULL, payload BLOB,
   PRIMARY KEY (round, device)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS ranges (
+  version INTEGER NOT NULL, device TEXT NOT NULL, program BLOB NOT NULL, minimum BLOB NOT NULL,
+  maximum BLOB NOT NULL, PRIMARY KEY (version, device)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS refusals (
   device TEXT NOT NULL, reason TEXT NOT NULL, count INTEGER NOT NULL, last REAL NOT NULL,
@@ -92,7 +97,7 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One round; ``closed`` is None while it is open."""
+    """One round; ``closed`` is None while it is open. ranges: where devices are to tell theirs."""
 
     number: int
     version: int
@@ -103,6 +108,7 @@ class Round:
     closed: float | None = None
     counted: int | None = None
     weight: int | None = None
+    ranges: RangesAsked | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +254,7 @@ class Ledger:
 
     def forget_versions(self, before: int) -> None:
         """Drop the arrays that no later step needs: ``exact`` and ``state`` of all but the newest, and
-        the parameters and updates of versions before ``before``."""
+        the parameters, updates and ranges of versions before ``before``."""
         self.database.execute(
             "UPDATE versions SET exact = NULL, state = NULL "
             "WHERE exact IS NOT NULL AND version < (SELECT max(version) FROM versions)"
@@ -256,6 +262,7 @@ class Ledger:
         self.database.execute(
             "UPDATE versions SET parameters = NULL WHERE parameters IS NOT NULL AND version < ?", (before,)
         )
+        self.database.execute("DELETE FROM ranges WHERE version < ?", (before,))
 
     def latest_version(self) -> Version | None:
         row = self.database.execute(
@@ -328,7 +335,8 @@ class Ledger:
 
     def open_round(self, round: Round) -> None:
         self.database.execute(
-            "INSERT INTO rounds (number, version, chain, seed, steps, opened) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO rounds (number, version, chain, seed, steps, opened, ranges) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
                 round.number,
                 round.version,
@@ -336,6 +344,7 @@ class Ledger:
                 round.seed,
                 msgspec.json.encode(round.steps),
                 round.opened,
+                None if round.ranges is None else cbor.pack(round.ranges),
             ),
         )
 
@@ -371,7 +380,8 @@ class Ledger:
 
     def _rounds(self, where: str) -> list[Round]:
         rows = self.database.execute(
-            f"SELECT number, version, chain, seed, steps, opened, closed, counted, weight FROM rounds {where}"
+            f"SELECT number, version, chain, seed, steps, opened, closed, counted, weight, ranges "
+            f"FROM rounds {where}"
         ).fetchall()
         return [
             Round(
@@ -384,8 +394,9 @@ class Ledger:
                 closed,
                 counted,
                 weight,
+                None if ranges is None else cbor.unpack(ranges, RangesAsked),
             )
-            for number, version, chain, seed, steps, opened, closed, counted, weight in rows
+            for number, version, chain, seed, steps, opened, closed, counted, weight, ranges in rows
         ]
 
     def add_delta(self, delta: StoredDelta, now: float) -> None:
@@ -407,6 +418,29 @@ class Ledger:
         self.database.execute(
             "UPDATE devices SET counter = max(counter, ?) WHERE name = ?", (delta.counter, delta.device)
         )
+
+    def add_ranges(
+        self, version: int, device: str, program: bytes, minimum: NDArray[np.float64],
+        maximum: NDArray[np.float64],
+    ) -> None:  # fmt: skip
+        """What a device told of a version's activations; the last word counts. The caller holds the
+        transaction."""
+        self.database.execute(
+            "INSERT OR REPLACE INTO ranges VALUES (?, ?, ?, ?, ?)",
+            (version, device, program, minimum.astype("<f8").tobytes(), maximum.astype("<f8").tobytes()),
+        )
+
+    def ranges(
+        self, versions: Sequence[int], program: bytes
+    ) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """By device: (minimum, maximum), each (A,), of the newest of these versions that it measured."""
+        marks = ", ".join("?" * len(versions))
+        rows = self.database.execute(
+            f"SELECT device, minimum, maximum FROM ranges WHERE version IN ({marks}) AND program = ? "
+            "ORDER BY version",
+            (*versions, program),
+        )
+        return {row[0]: (np.frombuffer(row[1], "<f8"), np.frombuffer(row[2], "<f8")) for row in rows}
 
     def knows_delta(self, digest: bytes) -> bool:
         row = self.database.execute("SELECT 1 FROM deltas WHERE digest = ?", (digest,)).fetchone()

@@ -4,6 +4,7 @@ The number of a ledger's form is SQLite's ``user_version``:
 
 - 0: a device has one certificate, in its row.
 - 1: a device has several, in a table of their own; serial numbers that were revoked have one too.
+- 2: a round says whether devices are to tell the ranges of their activations.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from marram.storage import transaction
 
 from marram_cloud.ledger.devices import add_certificate
 
-FORM = 1
+FORM = 2
 
 
 def migrate(database: sqlite3.Connection) -> None:
@@ -31,6 +32,8 @@ def migrate(database: sqlite3.Connection) -> None:
         columns = {row[1] for row in database.execute("PRAGMA table_info(devices)")}
         if form < 1 and "key_id" in columns:
             _give_certificates_a_table(database)
+        if "ranges" not in {row[1] for row in database.execute("PRAGMA table_info(rounds)")}:
+            database.execute("ALTER TABLE rounds ADD COLUMN ranges BLOB")
         database.execute(f"PRAGMA user_version = {FORM}")
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from marram_cloud.ledger.ledger import Ledger
 from marram_cloud.releases.calibration import Calibration
 from marram_cloud.releases.choose import Evaluated, Stretch, best, stretch, summarise
+from marram_cloud.releases.fleet_ranges import FromFleet
 from marram_cloud.releases.rebuild import rebuild
 from marram_cloud.releases.repository.layout import Layout
 from marram_cloud.releases.repository.targets import next_sequence
@@ -34,15 +35,26 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Built:
-    """content: the bundle's bytes. comparison: None for other tasks than classify."""
+    """content: the bundle's bytes. comparison: None for other tasks than classify, and without windows.
+
+    source: of the ranges of int8.
+    """
 
     content: bytes
     version: str
     comparison: Comparison | None
+    source: str
 
 
-def build(ledger: Ledger, bundle: Bundle, chosen: Stretch, calibration: Calibration, version: str) -> Built:
-    """The mean of the chosen versions, quantised, in a bundle. Raises LedgerError."""
+def build(
+    ledger: Ledger,
+    bundle: Bundle,
+    chosen: Stretch,
+    calibration: Calibration | None,
+    fleet: FromFleet,
+    version: str,
+) -> Built:
+    """The mean of the chosen versions, quantised, in a bundle. Raises LedgerError or CalibrationError."""
     metrics = {"devices": float(chosen.devices), "averaged_versions": float(len(chosen.versions))}
     if chosen.devices:
         metrics["loss_fp32_devices"] = chosen.loss
@@ -50,11 +62,12 @@ def build(ledger: Ledger, bundle: Bundle, chosen: Stretch, calibration: Calibrat
         metrics["accuracy_fp32_devices"] = chosen.accuracy
     vectors = [ledger.parameters(one).astype(np.float64) for one in chosen.versions]
     parameters = np.mean(vectors, axis=0).astype(np.float32)
-    content = rebuild(bundle, parameters, calibration.windows, version, metrics)
+    measured = fleet.measure(ledger, bundle, chosen.versions, parameters, calibration)
+    content = rebuild(bundle, parameters, measured.ranges, version, metrics)
     compared = None
-    if bundle.manifest.task == "classify":
+    if bundle.manifest.task == "classify" and calibration is not None:
         compared = _compare(parse(content), calibration)
-    return Built(content, version, compared)
+    return Built(content, version, compared, measured.source)
 
 
 def choose_parameters(ledger: Ledger, version: int | None, minimum: int, average: int) -> Stretch:
@@ -80,6 +93,7 @@ def as_text(model: str, chosen: Stretch, built: Built, output: Path) -> str:
     lines = [f"{model} {built.version}: {len(built.content)} bytes, parameters {versions}: {output}"]
     if chosen.accuracy is not None:
         lines.append(f"accuracy {chosen.accuracy:.3f} on the devices' own windows, before int8")
+    lines.append(f"int8 rests on {built.source}")
     compared = built.comparison
     if compared is not None:
         lines.append(

@@ -58,22 +58,25 @@ def _build(options: argparse.Namespace) -> int:
     from marram_cloud.config.schema import Aggregator
     from marram_cloud.releases.build import as_text, build, choose_parameters, next_version
     from marram_cloud.releases.calibration import read_calibration
+    from marram_cloud.releases.fleet_ranges import FromFleet
     from marram_cloud.releases.repository.errors import RepositoryError
 
     config = load(options.config, Aggregator)
-    if config.releases is None or config.releases.calibration is None:
-        raise RepositoryError(
-            f"{options.config}: has no windows to measure int8 on: set releases.calibration"
-        )
+    if config.releases is None:
+        raise RepositoryError(f"{options.config}: has no section releases")
     ledger, bundle = open_ledger(config), read(config.bundle)
     chosen = choose_parameters(
         ledger, options.parameters, config.rounds.minimum_devices, config.releases.average
     )
     manifest = bundle.manifest
-    calibration = read_calibration(config.releases.calibration, len(manifest.channels), manifest.length)
+    windows = config.releases.calibration
+    calibration = (
+        read_calibration(windows, len(manifest.channels), manifest.length) if windows is not None else None
+    )
+    fleet = FromFleet(config.releases.ranges.devices, config.releases.ranges.trim)
     layout = config.releases.online_repository().layout
     version = options.version or next_version(layout, manifest.name, chosen)
-    built = build(ledger, bundle, chosen, calibration, version)
+    built = build(ledger, bundle, chosen, calibration, fleet, version)
     output = options.output or Path(f"{manifest.name}-{version}.marram")
     replace_file(output, built.content)
     print(as_text(manifest.name, chosen, built, output))

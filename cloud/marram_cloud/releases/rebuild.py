@@ -7,25 +7,23 @@ import numpy as np
 from marram.bundle.file import PARAMETERS, Bundle, encode, encode_parameters
 from numpy.typing import NDArray
 
-from marram_cloud.compression.quantise import quantise
-from marram_cloud.compression.ranges import calibrate
+from marram_cloud.compression.programs import int8_programs, kept_float
+from marram_cloud.compression.quantise import Ranges
 
 
 def rebuild(
     bundle: Bundle,
     parameters: NDArray[np.float32],
-    calibration: NDArray[np.float32],
+    ranges: Ranges,
     version: str,
     metrics: dict[str, float],
 ) -> bytes:
-    """The new bundle's bytes. metrics go into the model card beside those that are there."""
+    """The new bundle's bytes. ranges: of the activations, for int8. metrics go into the model card beside
+    those that are there."""
     manifest = bundle.manifest
     predict = bundle.members[manifest.programs["predict"].file]
-    ranges = calibrate(predict, parameters, calibration)
-    members = {
-        **bundle.members,
-        PARAMETERS: encode_parameters(manifest, parameters),
-        manifest.programs["infer"].file: quantise(predict, parameters, ranges),
-    }
+    members = {**bundle.members, PARAMETERS: encode_parameters(manifest, parameters)}
+    int8 = int8_programs(predict, parameters, ranges, kept_float(bundle, parameters))
+    manifest, members = int8.put_into(manifest, members)
     card = msgspec.structs.replace(manifest.card, metrics={**manifest.card.metrics, **metrics})
     return encode(msgspec.structs.replace(manifest, version=version, card=card), members)

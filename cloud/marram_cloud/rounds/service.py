@@ -16,12 +16,24 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 from cryptography import x509
+from marram.bundle.file import Bundle
 from marram.errors import MarramError, WireError
 from marram.wire import envelope, reasons
 from marram.wire.codec.chain import Chain
 from marram.wire.codec.seed import device_seed
-from marram.wire.messages import Artefact, Decline, Delta, Offer, Parameters, Receipt, Refusal, Report
+from marram.wire.messages import (
+    Artefact,
+    Decline,
+    Delta,
+    Offer,
+    Parameters,
+    RangesAsked,
+    Receipt,
+    Refusal,
+    Report,
+)
 from marram.wire.parameters import Vector, advance, parameters_digest
+from marram.wire.ranges import decode
 from marram.wire.revocation import RevocationList
 from marram.wire.signed import Author, read
 from marram.wire.topics import Topics
@@ -46,11 +58,24 @@ UNKNOWN = "(unknown)"
 
 @dataclass(frozen=True)
 class Model:
-    """The model whose parameters are learnt: name, family and initial parameters of its bundle."""
+    """The model whose parameters are learnt: name, family and initial parameters of its bundle.
+
+    calibrate: sha256 of its program that measures ranges, and how many activations those are of.
+    """
 
     name: str
     family: str
     initial: Vector
+    calibrate: tuple[bytes, int] | None = None
+
+    @staticmethod
+    def of(bundle: Bundle) -> Model:
+        """Raises BundleError when the bundle's parameters cannot be read."""
+        manifest = bundle.manifest
+        program, calibrate = manifest.programs.get("calibrate"), None
+        if program is not None and manifest.int8 is not None:
+            calibrate = bytes.fromhex(manifest.members[program.file]), len(manifest.int8.activations)
+        return Model(manifest.name, manifest.family, bundle.parameters(), calibrate)
 
 
 def _nothing(device: str, report: Report, counter: int, now: float) -> None:
@@ -325,6 +350,7 @@ class Service:
         seed = device_seed(current.seed, action.device)
         # Decoded here only to judge its values; the sum reads it from the ledger again.
         decode_delta(current.chain, delta.payload, self.model.initial.shape[0], seed, self.settings.max_norm)
+        ranges = self._checked_ranges(current, delta)
         stored = StoredDelta(
             round=delta.round,
             device=action.device,
@@ -337,7 +363,20 @@ class Service:
             payload=delta.payload,
         )
         self.ledger.add_delta(stored, now)
+        if delta.ranges is not None and ranges is not None:
+            self.ledger.add_ranges(current.version, action.device, delta.ranges.program, *ranges)
         self._handle(machine.DeltaStored(action.device, action.digest, delta.round), now)
+
+    def _checked_ranges(
+        self, round: Round, delta: Delta
+    ) -> tuple[np.typing.NDArray[np.float64], np.typing.NDArray[np.float64]] | None:
+        """(minimum, maximum) of a delta that tells ranges. Raises WireError(BAD_VALUES)."""
+        told, asked, known = delta.ranges, round.ranges, self.model.calibrate
+        if told is None:
+            return None
+        if asked is None or known is None or told.program != asked.program:
+            raise WireError(reasons.BAD_VALUES, "tells ranges that were not asked for")
+        return decode(told.payload, known[1], asked.limit)
 
     def _close(self, open_round: OpenRound, now: float) -> None:
         """Sum, step, encode, commit the next version and open the next round."""
@@ -428,7 +467,10 @@ class Service:
 
     def _new_round(self, number: int, version: int, opened: float) -> Round:
         seed = _seed(self.model.family + self.author.subject.region, number)
-        return Round(number, version, self.settings.chain, seed, self.settings.steps, opened)
+        ranges = None
+        if self.model.calibrate is not None and self.settings.ranges_limit is not None:
+            ranges = RangesAsked(self.model.calibrate[0], self.settings.ranges_limit)
+        return Round(number, version, self.settings.chain, seed, self.settings.steps, opened, ranges=ranges)
 
     def _open_round(self, round: Round) -> OpenRound:
         accepted = frozenset(device for device, _ in self.ledger.delta_devices(round.number))
@@ -500,6 +542,7 @@ class Service:
             steps=round.steps,
             minimum=self.settings.minimum_samples,
             artefacts=tuple(self._artefacts()),
+            ranges=round.ranges,
         )
         counter = self._next_counter(now)
         sealed = self.author.seal(offer, self.topics.round, counter, round=round.number, introduce=True)

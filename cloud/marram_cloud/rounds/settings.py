@@ -18,7 +18,8 @@ class RoundSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version. every: seconds between two openings. limit: rounds in all, None for ever. snapshot_every:
     versions between two full snapshots. keep_versions: versions whose parameters can still be released.
     max_norm: the largest L2 norm that a delta may have. max_windows: the most windows that a device may say
-    it trained on or measured with: they are its weight in the means.
+    it trained on or measured with: they are its weight in the means. ranges_limit: the furthest from 0 that a
+    device may say that an activation goes; None: no ranges are asked for.
     """
 
     rules: Rules
@@ -34,5 +35,6 @@ class RoundSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_payloads: int = 2
     max_norm: float = 1e3
     max_windows: int = 100_000
+    ranges_limit: float | None = None
     part_size: int = 96 * 1024
     max_delta: int = 64 << 20

@@ -10,16 +10,16 @@ import msgspec
 import numpy as np
 import torch
 from marram.bundle.file import PARAMETERS, encode, encode_parameters, parse
-from marram.bundle.manifest import Manifest, ProgramFile, Role, Training
-from marram.programs.program import Program, Tensor, load
+from marram.bundle.manifest import Manifest, Role, Training
+from marram.programs.program import Tensor, load
 from marram.storage import replace_file
 
 from marram_cloud.compression.cost import work
+from marram_cloud.compression.programs import int8_programs, program_file
 from marram_cloud.compression.quality import judge
-from marram_cloud.compression.quantise import quantise
 from marram_cloud.compression.ranges import calibrate
 from marram_cloud.releases.calibration import Calibration
-from marram_cloud.workshop.export import BATCH, export
+from marram_cloud.workshop.export import export
 from marram_cloud.workshop.functions import Functions
 from marram_cloud.workshop.project import Project
 from marram_cloud.workshop.verify import Verifier, batches
@@ -36,7 +36,10 @@ _PREDICTIONS = {
 
 @dataclass(frozen=True)
 class Report:
-    """What was built. differences: from PyTorch, by program. int8: mean difference of the int8 outputs."""
+    """What was built. differences: from PyTorch, by program. int8: mean difference of the int8 outputs.
+
+    no_calibrate: why a device runs what it learns itself in float32; "" where it has calibrate.onnx.
+    """
 
     path: Path
     size: int
@@ -44,17 +47,23 @@ class Report:
     programs: dict[str, int]
     differences: dict[str, float]
     int8: float
+    no_calibrate: str = ""
 
     def __str__(self) -> str:
         rows = [
-            f"  {name:14} {size:8} bytes   differs from PyTorch by {self.differences.get(name, 0.0):.1e}"
+            f"  {name:14} {size:8} bytes   differs from PyTorch by {self.differences[name]:.1e}"
             for name, size in self.programs.items()
-            if name != "infer.onnx"
+            if name in self.differences
         ]
         size = self.programs["infer.onnx"]
         rows.append(
             f"  infer.onnx     {size:8} bytes   int8; differs from fp32 by {self.int8:.1e} in the mean"
         )
+        if "calibrate.onnx" in self.programs:
+            size = self.programs["calibrate.onnx"]
+            rows.append(f"  calibrate.onnx {size:8} bytes   gives the same int8 on a device, to the bit")
+        if self.no_calibrate:
+            rows.append(f"  devices run what they learn themselves in float32: {self.no_calibrate}")
         return "\n".join([f"{self.path}: {self.size} bytes, {self.parameters} parameters", *rows])
 
 
@@ -78,11 +87,12 @@ def build(
     files = _programs(functions, cases, verifier)
     flat = functions.flat().numpy()
     ranges = calibrate(files["predict.onnx"], flat, project.calibration)
-    files["infer.onnx"] = quantise(files["predict.onnx"], flat, ranges, keep_float)
-    figures = {"macs": float(work(files["predict.onnx"], flat).macs), "infer_bytes": len(files["infer.onnx"])}
+    int8 = int8_programs(files["predict.onnx"], flat, ranges, keep_float)
+    files["infer.onnx"] = int8.infer
+    figures = {"macs": float(work(files["predict.onnx"], flat).macs), "infer_bytes": float(len(int8.infer))}
     if judged is not None:
         figures |= _qualities(judged, len(about.labels), files, flat)
-    manifest = _manifest(project, functions, files, figures)
+    manifest, files = int8.put_into(_manifest(project, functions, files, figures), files)
     members = {**files, PARAMETERS: encode_parameters(manifest, flat)}
     content = encode(manifest, members)
     parse(content)
@@ -95,6 +105,7 @@ def build(
         programs={name: len(data) for name, data in files.items()},
         differences=verifier.differences,
         int8=_int8_difference(files, flat, project.calibration),
+        no_calibrate=int8.why,
     )
 
 
@@ -187,7 +198,7 @@ def _manifest(
         stride=about.stride,
         labels=about.labels,
         horizon=about.horizon,
-        programs={role: _entry(file, files[file]) for file, role in roles.items()},
+        programs={role: program_file(file, files[file]) for file, role in roles.items()},
         parameters=tuple(Tensor(name, "float32", shape) for name, shape in shapes.items()),
         members={},
         training=Training(
@@ -217,20 +228,6 @@ def _qualities(
         if quality.loss is not None:
             found[f"score_{name}"] = quality.loss
     return found
-
-
-def _entry(file: str, content: bytes) -> ProgramFile:
-    program = load(content, "onnx")
-    return ProgramFile(file, "onnx", _named(program, "inputs"), _named(program, "outputs"))
-
-
-def _named(program: Program, side: str) -> tuple[Tensor, ...]:
-    """Tensors with one name for every dynamic dimension, whatever the exporter called it."""
-    tensors: tuple[Tensor, ...] = getattr(program, side)
-    return tuple(
-        Tensor(one.name, one.dtype, tuple(size if isinstance(size, int) else BATCH for size in one.shape))
-        for one in tensors
-    )
 
 
 def _int8_difference(files: dict[str, bytes], flat: np.ndarray, windows: np.ndarray) -> float:
