@@ -11,7 +11,7 @@ FRESH ?= demo
 demo: .venv/.demo
 	$(BIN)/python -m examples.shoulder.demo
 
-test: .venv/.test
+test: .venv/.test .venv-tflite-runtime
 	scripts/test
 
 lint: .venv/.test
@@ -61,9 +61,13 @@ bundles: .venv/.test
 lock: .venv/.test
 	scripts/lock
 
+# An environment with tflite-runtime for its part of the tests (Python 3.11 only).
+.venv-tflite-runtime: scripts/setup-tflite-runtime
+	PYTHON=$(PYTHON) scripts/setup-tflite-runtime
+
 .venv/.%: pyproject.toml constraints.txt scripts/setup
 	PYTHON=$(PYTHON) scripts/setup $*
 	touch $@
 
 clean:
-	rm -rf .venv build
+	rm -rf .venv .venv-* build
