@@ -62,6 +62,23 @@ class _Model:
         return bytes(builder.Output())
 
 
+def linear(weights: np.ndarray, shape: tuple[int, ...]) -> bytes:
+    """scores = softmax(weights @ window), weights float32 (labels, channels * length): ``models.linear``."""
+    made = _Model()
+    batch = (shape[0], len(weights))
+    x = made.tensor("x", shape, _FLOAT)
+    w = made.tensor("weights", weights.shape, _FLOAT, content=weights.astype(np.float32))
+    b = made.tensor("bias", (len(weights),), _FLOAT, content=np.zeros(len(weights), np.float32))
+    logits, scores = made.tensor("logits", batch, _FLOAT), made.tensor("scores", batch, _FLOAT)
+    operators, options = schema.BuiltinOperator, schema.BuiltinOptions
+    softmax = schema.SoftmaxOptionsT()
+    softmax.beta = 1.0
+    dense = schema.FullyConnectedOptionsT()
+    made.operator(operators.FULLY_CONNECTED, [x, w, b], [logits], options.FullyConnectedOptions, dense)
+    made.operator(operators.SOFTMAX, [logits], [scores], options.SoftmaxOptions, softmax)
+    return made.encode([x], [scores])
+
+
 def classifier(
     shape: tuple[int, ...] = (-1, 2, 4), int8: bool = False, name: str = "x", output: str = "scores"
 ) -> bytes:

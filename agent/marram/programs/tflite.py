@@ -1,7 +1,7 @@
 """Programs in TFLite, run by LiteRT (or tflite-runtime, its predecessor, where only that is installed).
 
-An int8 program takes and gives float32 here like any other: its quantisation is in the file, and is done for a
-whole block of windows at once.
+An int8 program takes and gives float32 here like any other: its quantisation is in the file, and is done for
+a whole block of windows at once.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ Detail = dict[str, Any]
 class TfliteProgram:
     """One TFLite file in one interpreter; calls may come from any one thread at a time.
 
-    Names are those of the file's signature, or its tensors' own without what TensorFlow's converter puts around
-    them ("serving_default_x:0": "x"). A file whose tensors all begin with a size of 1, which is what converters
-    from PyTorch make, takes a block of any size: it is run row by row.
+    Names are those of the file's signature, or its tensors' own without what TensorFlow's converter puts
+    around them ("serving_default_x:0": "x"). A file whose tensors all begin with a size of 1, which is what
+    converters from PyTorch make, takes a block of any size: it is run row by row.
     """
 
     def __init__(self, source: Path | bytes, options: ProgramOptions) -> None:

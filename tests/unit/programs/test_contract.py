@@ -98,8 +98,8 @@ def test_arrays_that_do_not_fit_are_refused_and_the_next_ones_are_taken(kind, ar
     assert program(x=np.zeros((2, 2, 4), np.float32))["scores"].shape == (2, 2)
 
 
-# tflite-runtime does not verify a file before it reads it: half of one ends the process, which is why models are
-# tried in children.
+# tflite-runtime does not verify a file before it reads it: half of one ends the process, which is why models
+# are tried in children.
 DAMAGES = ["empty", "garbage", "missing"] if GIVEN else ["empty", "garbage", "half", "missing"]
 
 
