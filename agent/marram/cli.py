@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from marram.logs import configure
+    from marram.logs import configure, let_go
 
     config = _configuration(options)
     configure(config.device.log_level, config.device.name)
@@ -52,6 +52,7 @@ def _run(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGHUP, lambda *_: daemon.reload_soon())
     signal.set_wakeup_fd(daemon.wakeup, warn_on_full_buffer=False)
     daemon.run()
+    let_go()
     return 0
 
 

@@ -43,6 +43,17 @@ def configure(level: str, device: str = "", program: str = "marram") -> None:
     root.setLevel(level.upper())
 
 
+def let_go() -> None:
+    """Give up lines that cannot be written, as on a full disk: Python would end with status 120 for them."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+
+
 def goes_to_journal(stream: str, descriptor: int) -> bool:
     """Whether a descriptor is the journal's stream that JOURNAL_STREAM names ("device:inode")."""
     try:

@@ -7,7 +7,9 @@ import logging
 import os
 import socket
 import struct
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -174,3 +176,22 @@ def test_a_command_of_its_own_logs_to_standard_error_as_ever(tmp_path):
     (tmp_path / "marram.yaml").write_text("sensors: []\n")
     assert "marram.yaml" in marram("run", "-c", tmp_path / "marram.yaml").stderr
     assert logs.JOURNAL.is_absolute()
+
+
+@pytest.mark.parametrize(("end", "status"), [("logs.let_go()", 0), ("pass", 120)])
+def test_lines_that_a_full_disk_did_not_take_do_not_spoil_the_end(end: str, status: int) -> None:
+    code = f"""
+import sys
+from marram import logs
+for stream in (sys.stdout, sys.stderr):
+    try:
+        stream.write("a line\\n")
+    except OSError:
+        pass
+{end}
+"""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-E", "-c", code], stdout=full, stderr=full, timeout=60, check=False
+        )
+    assert done.returncode == status

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ssl
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from marram.config.schema import Releases, Trial
 from marram.releases.machine import Misbehaved
 from marram.releases.talk import Outcome
+from marram.stream.blocks import UNLABELLED
 from marram.wire import patch
 from marram_cloud.enrolment import authority
 
@@ -17,6 +20,7 @@ from tests.support.fleet_repository import Repository
 from tests.support.identities import fleet
 from tests.support.releases import infer, released, spoilt
 from tests.support.updates import Rig, rig
+from tests.support.windows import shoulder_windows
 
 
 @pytest.fixture
@@ -81,7 +85,10 @@ def test_a_bad_release_is_rolled_back_for_its_reason(
     repository: Repository, tmp_path: Path, content: bytes, why: str
 ) -> None:
     repository.release(content, "1")
-    with rig(tmp_path / "device", repository) as device:
+    windows = shoulder_windows(1)
+    # With labels, a model that always says the same would be right for as long as that exercise lasts.
+    unlabelled = replace(windows, labels=np.full(len(windows), UNLABELLED, np.int16))
+    with rig(tmp_path / "device", repository, windows=unlabelled) as device:
         reason = device.until_stage("rolled_back")
         assert why in reason
         assert device.running == ""
