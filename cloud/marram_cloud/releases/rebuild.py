@@ -7,7 +7,8 @@ import numpy as np
 from marram.bundle.file import PARAMETERS, Bundle, encode, encode_parameters
 from numpy.typing import NDArray
 
-from marram_cloud.releases.quantise import infer_from_predict
+from marram_cloud.compression.quantise import quantise
+from marram_cloud.compression.ranges import calibrate
 
 
 def rebuild(
@@ -20,10 +21,11 @@ def rebuild(
     """The new bundle's bytes. metrics go into the model card beside those that are there."""
     manifest = bundle.manifest
     predict = bundle.members[manifest.programs["predict"].file]
+    ranges = calibrate(predict, parameters, calibration)
     members = {
         **bundle.members,
         PARAMETERS: encode_parameters(manifest, parameters),
-        manifest.programs["infer"].file: infer_from_predict(predict, parameters, calibration),
+        manifest.programs["infer"].file: quantise(predict, parameters, ranges),
     }
     card = msgspec.structs.replace(manifest.card, metrics={**manifest.card.metrics, **metrics})
     return encode(msgspec.structs.replace(manifest, version=version, card=card), members)

@@ -13,7 +13,8 @@ from marram.bundle.manifest import Manifest, ProgramFile, Role, Training
 from marram.programs.program import Program, Tensor, load
 from marram.storage import replace_file
 
-from marram_cloud.releases.quantise import infer_from_predict
+from marram_cloud.compression.quantise import quantise
+from marram_cloud.compression.ranges import calibrate
 from marram_cloud.workshop.export import BATCH, export
 from marram_cloud.workshop.functions import Functions
 from marram_cloud.workshop.project import Project
@@ -61,7 +62,8 @@ def build(folder: Path, output: Path | None = None) -> Report:
     cases = batches(windows, len(about.labels) if about.task == "classify" else 0, about.seed)
     files = _programs(functions, cases, verifier)
     flat = functions.flat().numpy()
-    files["infer.onnx"] = infer_from_predict(files["predict.onnx"], flat, project.calibration)
+    ranges = calibrate(files["predict.onnx"], flat, project.calibration)
+    files["infer.onnx"] = quantise(files["predict.onnx"], flat, ranges)
     manifest = _manifest(project, functions, files)
     members = {**files, PARAMETERS: encode_parameters(manifest, flat)}
     content = encode(manifest, members)

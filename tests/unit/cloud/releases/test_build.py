@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from marram.bundle.file import parse
-from marram.programs.program import load
 from marram.storage import open_database
 from marram.wire.messages import Metrics, Steps
 from marram_cloud.ledger import ledger as ledgers
@@ -11,12 +10,11 @@ from marram_cloud.ledger.ledger import Ledger, LedgerError, Round, StoredDelta
 from marram_cloud.releases.build import build
 from marram_cloud.releases.calibration import Calibration, CalibrationError, read_calibration
 from marram_cloud.releases.choose import Stretch
-from marram_cloud.releases.quantise import infer_from_predict
 from marram_cloud.releases.rebuild import rebuild
 
 from tests.support.aggregator import NOW
 from tests.support.training import filled_store, job, run
-from tests.support.windows import SHOULDER, bundle, shoulder_windows
+from tests.support.windows import SHOULDER, bundle
 
 
 @pytest.fixture(scope="module")
@@ -44,18 +42,6 @@ def ledger(tmp_path, learnt):
 
 
 CHOSEN = Stretch((1,), 3, 0.5, 0.9)
-
-
-def test_int8_agrees_with_fp32_on_real_windows_and_is_much_smaller(learnt, calibration):
-    source = bundle(SHOULDER)
-    predict = source.members["predict.onnx"]
-    int8 = infer_from_predict(predict, learnt, calibration.windows)
-    windows = shoulder_windows(2).values
-    exact = load(predict, "onnx")(parameters=learnt, x=windows)["scores"]
-    coarse = load(int8, "onnx")(x=windows)["scores"]
-    assert (exact.argmax(axis=1) == coarse.argmax(axis=1)).mean() > 0.95
-    assert np.abs(exact - coarse).mean() < 0.02
-    assert len(int8) < 4 * len(learnt)
 
 
 def test_the_same_parameters_give_the_same_bytes(learnt, calibration):
