@@ -6,7 +6,7 @@ ARCH ?= amd64
 DEBIAN ?= 12
 FRESH ?= demo
 
-.PHONY: demo test lint bench simulate powercuts bundles lock clean deb deb-size system system-arm64 fresh
+.PHONY: demo test lint bench simulate powercuts bundles lock clean deb deb-size system system-arm64 fresh tflite
 
 demo: .venv/.demo
 	$(BIN)/python -m examples.shoulder.demo
@@ -51,6 +51,10 @@ system-arm64: .venv/.test
 fresh:
 	scripts/fresh $(FRESH)
 
+# Conversions of PyTorch modules for LiteRT, and examples of other people's models.
+tflite: .venv/.test .venv-litert
+	MARRAM_TFLITE=1 $(BIN)/python -m pytest -n 2 tests/unit/cloud/workshop/test_litert.py tests/examples
+
 # Build the committed example bundles again (needs torch).
 bundles: .venv/.test
 	$(BIN)/marram-cloud workshop build examples/shoulder
@@ -60,6 +64,10 @@ bundles: .venv/.test
 # Write down the versions that are installed now, for everybody's set-up.
 lock: .venv/.test
 	scripts/lock
+
+# An environment with litert-torch (2 GB), for `marram-cloud workshop build --tflite`.
+.venv-litert: scripts/setup-litert
+	PYTHON=$(PYTHON) scripts/setup-litert
 
 # An environment with tflite-runtime for its part of the tests (Python 3.11 only).
 .venv-tflite-runtime: scripts/setup-tflite-runtime

@@ -164,7 +164,7 @@ def _schema(options: argparse.Namespace) -> int:
 def _workshop_build(options: argparse.Namespace) -> int:
     from marram_cloud.workshop.build import build
 
-    print(build(options.project, options.output))
+    print(build(options.project, options.output, options.tflite))
     return 0
 
 
@@ -253,6 +253,11 @@ def _parser() -> argparse.ArgumentParser:
     built = inner.add_parser("build", help="Trace a PyTorch project into a bundle.")
     built.add_argument("project", type=Path)
     built.add_argument("-o", "--output", type=Path)
+    built.add_argument(
+        "--tflite",
+        action="store_true",
+        help="with a form for LiteRT (needs litert-torch: docs/models.md)",
+    )
     return parser
 
 

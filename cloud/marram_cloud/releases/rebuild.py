@@ -1,6 +1,8 @@
-"""A new bundle out of an old one: other parameters, the int8 program made from them, a new version."""
+"""A new bundle out of an old one: other parameters, the int8 programs made from them, a new version."""
 
 from __future__ import annotations
+
+import logging
 
 import msgspec
 import numpy as np
@@ -9,6 +11,9 @@ from numpy.typing import NDArray
 
 from marram_cloud.compression.quantise import quantise
 from marram_cloud.compression.ranges import calibrate
+from marram_cloud.litert.forms import TEMPLATE, with_form
+
+log = logging.getLogger(__name__)
 
 
 def rebuild(
@@ -27,5 +32,8 @@ def rebuild(
         PARAMETERS: encode_parameters(manifest, parameters),
         manifest.programs["infer"].file: quantise(predict, parameters, ranges),
     }
+    manifest, members, told = with_form(manifest, members, parameters, calibration)
+    log.info("infer.tflite: %s", told)
+    members.pop(TEMPLATE, None)
     card = msgspec.structs.replace(manifest.card, metrics={**manifest.card.metrics, **metrics})
     return encode(msgspec.structs.replace(manifest, version=version, card=card), members)

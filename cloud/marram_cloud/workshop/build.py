@@ -13,10 +13,13 @@ from marram.bundle.manifest import Manifest, ProgramFile, Role, Training
 from marram.programs.program import Program, Tensor, load
 from marram.storage import replace_file
 
+from marram_cloud.compression.errors import CompressionError
 from marram_cloud.compression.quantise import quantise
 from marram_cloud.compression.ranges import calibrate
+from marram_cloud.litert.forms import TEMPLATE, with_form
 from marram_cloud.workshop.export import BATCH, export
 from marram_cloud.workshop.functions import Functions
+from marram_cloud.workshop.litert import converter, template
 from marram_cloud.workshop.project import Project
 from marram_cloud.workshop.verify import Verifier, batches
 
@@ -34,6 +37,7 @@ class Report:
     programs: dict[str, int]
     differences: dict[str, float]
     int8: float
+    tflite: str = ""
 
     def __str__(self) -> str:
         rows = [
@@ -45,13 +49,17 @@ class Report:
         rows.append(
             f"  infer.onnx     {size:8} bytes   int8; differs from fp32 by {self.int8:.1e} in the mean"
         )
+        if self.tflite:
+            rows.append(f"  infer.tflite   {self.tflite}")
         return "\n".join([f"{self.path}: {self.size} bytes, {self.parameters} parameters", *rows])
 
 
-def build(folder: Path, output: Path | None = None) -> Report:
+def build(folder: Path, output: Path | None = None, tflite: bool = False) -> Report:
     """Build the project in ``folder``; by default into ``folder/<name>.marram``.
 
-    Raises ProjectError, UnsupportedError or DisagreementError; no file is written then.
+    tflite: with a form for LiteRT, and the template that releases make theirs from. Raises CompressionError
+    where that cannot be made, and ProjectError, UnsupportedError or DisagreementError; no file is written
+    then.
     """
     torch.set_num_threads(1)
     project = Project(folder)
@@ -66,6 +74,12 @@ def build(folder: Path, output: Path | None = None) -> Report:
     files["infer.onnx"] = quantise(files["predict.onnx"], flat, ranges)
     manifest = _manifest(project, functions, files)
     members = {**files, PARAMETERS: encode_parameters(manifest, flat)}
+    lite = ""
+    if tflite:
+        members[TEMPLATE] = _template(functions, project, files)
+        manifest, members, lite = with_form(manifest, members, flat, project.calibration)
+        if "infer_tflite" not in manifest.programs:
+            raise CompressionError(lite)
     content = encode(manifest, members)
     parse(content)
     target = output or folder / f"{about.name}.marram"
@@ -77,7 +91,20 @@ def build(folder: Path, output: Path | None = None) -> Report:
         programs={name: len(data) for name, data in files.items()},
         differences=verifier.differences,
         int8=_int8_difference(files, flat, project.calibration),
+        tflite=lite,
     )
+
+
+def _template(functions: Functions, project: Project, files: dict[str, bytes]) -> bytes:
+    python = converter()
+    if python is None:
+        raise CompressionError(
+            "no litert-torch is installed: `make .venv-litert` does that; MARRAM_LITERT_PYTHON names an "
+            "interpreter elsewhere that has it"
+        )
+    outputs = [one.name for one in load(files["predict.onnx"], "onnx").outputs]
+    window = (len(project.about.channels), project.about.length)
+    return template(python, functions.predict, files["predict.onnx"], functions.flat(), window, outputs)
 
 
 def _programs(
