@@ -34,8 +34,8 @@ class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     stride: samples from one window to the next.
     labels: the classes, in the order of the scores.
     threshold: reconstruction error (mean square) above which a window is an anomaly.
-    layout: the axes of the model's input; one stands for an axis of size 1, height and width for the length of
-    an image.
+    layout: the axes of the model's input; one stands for an axis of size 1, height and width for an
+    image's length.
     width: of an image whose rows a window holds one after the other.
     input: name of the input that takes the window, by default the only one.
     inputs: instead, which channels each of several inputs takes.
