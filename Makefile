@@ -52,7 +52,7 @@ fresh:
 	scripts/fresh $(FRESH)
 
 # Conversions of PyTorch modules for LiteRT, and examples of other people's models.
-tflite: .venv/.test .venv-litert
+tflite: .venv/.test .venv-litert build/others
 	MARRAM_TFLITE=1 $(BIN)/python -m pytest -n 2 tests/unit/cloud/workshop/test_litert.py tests/examples
 
 # Build the committed example bundles again (needs torch).
@@ -64,6 +64,14 @@ bundles: .venv/.test
 # Write down the versions that are installed now, for everybody's set-up.
 lock: .venv/.test
 	scripts/lock
+
+# Other people's models, for examples/others.
+build/others: .venv/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target build/others.new \
+		silero-vad==6.2.3 rapidocr-onnxruntime==1.4.4 pymicro-wakeword==2.5.0
+	rm -rf build/others
+	mv build/others.new build/others
+	$(BIN)/python examples/others/prepare.py
 
 # An environment with litert-torch (2 GB), for `marram-cloud workshop build --tflite`.
 .venv-litert: scripts/setup-litert
