@@ -6,7 +6,7 @@ ARCH ?= amd64
 DEBIAN ?= 12
 FRESH ?= demo
 
-.PHONY: demo test lint bench simulate powercuts bundles lock clean deb deb-size system system-arm64 fresh tflite
+.PHONY: demo test lint bench simulate powercuts bundles lock clean deb deb-size system system-arm64 fresh zoo tflite
 
 demo: .venv/.demo
 	$(BIN)/python -m examples.shoulder.demo
@@ -25,6 +25,10 @@ bench: .venv/.test
 
 simulate: .venv/.test
 	SEEDS=$(SEEDS) $(BIN)/python -m pytest -n auto tests/simulation
+
+# Build, train, release and run every architecture of tests/zoo (needs torch; a quarter of an hour).
+zoo: .venv/.test
+	MARRAM_ZOO=all $(BIN)/python -m pytest -n 2 --dist loadgroup tests/zoo
 
 # Kill a device at every change of its disk while it installs a release.
 powercuts: .venv/.test

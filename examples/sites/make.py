@@ -68,7 +68,7 @@ def _make(site: str, length: int, stride: int, folder: Path) -> Path:
         "length": length,
         "stride": stride,
         "seed": 1,
-        "training": {"learning_rate": 0.05, "momentum": 0.9, "batch": 16, "epochs": 60},
+        "training": {"learning_rate": 0.05, "batch": 16, "epochs": 60},
         "card": {
             "description": "What is normal at one site. Untrained; each device learns its own.",
             "data": "none; calibrated on windows of examples/sites/simulate.py",

@@ -23,6 +23,7 @@ from typing import Any
 
 import yaml
 from marram.bundle.file import parse
+from marram.bundle.file import read as read_bundle
 from marram.control import ControlError, ask
 from marram.link.identity import Identity
 from marram.link.identity import load as load_identity
@@ -162,12 +163,12 @@ class Device:
 
 
 class Aggregator:
-    """The aggregator's process and ledger."""
+    """The aggregator's process and ledger. bundle: calibration.npz lies beside it."""
 
-    def __init__(self, folder: Path, broker: str, rounds: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, broker: str, rounds: dict[str, Any], bundle: Path) -> None:
         self.config, self.state = folder / "aggregator.yaml", folder / "aggregator"
         self.settings: dict[str, Any] = {
-            "bundle": str(SHOULDER / "shoulder.marram"),
+            "bundle": str(bundle),
             "state": str(self.state),
             "broker": {"url": broker, "identity": str(folder / "fleet" / "aggregator")},
             "rounds": {
@@ -182,7 +183,7 @@ class Aggregator:
             "releases": {
                 "repository": str(folder / "fleet" / "repository"),
                 "keys": str(folder / "fleet" / "online"),
-                "calibration": str(SHOULDER / "calibration.npz"),
+                "calibration": str(bundle.with_name("calibration.npz")),
             },
         }
         self.process = Process("marram_cloud.cli", ["run", "-c", str(self.config)], folder / "aggregator.log")
@@ -224,7 +225,8 @@ class Aggregator:
 class Fleet:
     """See the module's docstring. rounds: changes to the aggregator's rounds. device: to each device's YAML.
 
-    host: of the broker, for a fleet whose broker has a certificate.
+    host: of the broker, for a fleet whose broker has a certificate. bundle: what it learns; devices need
+    another sensor for another one.
     """
 
     def __init__(
@@ -235,12 +237,14 @@ class Fleet:
         rounds: dict[str, Any] | None = None,
         device: dict[str, Any] | None = None,
         host: str | None = None,
+        bundle: Path = SHOULDER / "shoulder.marram",
     ) -> None:
         self.folder, self.broker = folder, broker
+        self.model = read_bundle(bundle).manifest.name
         more = ("--broker", host) if host else ()
-        names = ("--fleet", FLEET, "--region", REGION, "--models", MODEL)
+        names = ("--fleet", FLEET, "--region", REGION, "--models", self.model)
         self.must("init", folder / "fleet", *names, *more)
-        self.aggregator = Aggregator(folder, broker, rounds or {})
+        self.aggregator = Aggregator(folder, broker, rounds or {}, bundle)
         names = [f"device-{number}" for number in range(1, devices + 1)]
         self.enrol(*names)
         self.devices = [
@@ -274,7 +278,7 @@ class Fleet:
         self.must("release", "build", "-c", self.aggregator.config, "-o", built, *arguments)
         version = parse(built.read_bytes()).manifest.version
         self.publish(built, version)
-        self.must("release", "promote", MODEL, version, "--to", to, "-c", self.aggregator.config)
+        self.must("release", "promote", self.model, version, "--to", to, "-c", self.aggregator.config)
         return version
 
     def publish(self, file: Path, version: str, *arguments: str) -> None:
@@ -282,7 +286,17 @@ class Fleet:
         place = ("-c", self.aggregator.config)
         keys = self.folder / "fleet" / "offline" / "release-1.pem"
         self.must(
-            "release", "sign", file, "--model", MODEL, "--version", version, "--key", keys, *arguments, *place
+            "release",
+            "sign",
+            file,
+            "--model",
+            self.model,
+            "--version",
+            version,
+            "--key",
+            keys,
+            *arguments,
+            *place,
         )
         self.must("release", "publish", *place)
 

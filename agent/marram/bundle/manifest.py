@@ -68,8 +68,11 @@ class Manifest(msgspec.Struct, frozen=True):
     """A bundle's manifest. ``parameters`` gives the order of the flat vector; shapes are fixed sizes.
 
     rate: samples a second on the model's clock. length, stride: window length and step in samples.
-    labels: the classes, in the order of the scores. threshold: a reconstruct model's limit of normal,
-    None where each device finds its own. members: sha256 (hex) of every other file in the bundle.
+    labels: the classes, in the order of the scores. horizon: samples that a forecast is of; such a model
+    foretells the end of each window from its beginning, and what comes after it. threshold: a reconstruct or
+    forecast model's limit of normal, None where each device finds its own.
+
+    members: sha256 (hex) of every other file in the bundle.
     """
 
     name: Name
@@ -83,6 +86,7 @@ class Manifest(msgspec.Struct, frozen=True):
     parameters: tuple[Tensor, ...]
     members: dict[str, str]
     labels: tuple[str, ...] = ()
+    horizon: int = 0
     threshold: float | None = None
     training: Training = Training()
     card: ModelCard = ModelCard()

@@ -25,7 +25,7 @@ _LEAST_SHARE = 0.01
 
 @dataclass(frozen=True)
 class Normal:
-    """What a reconstruct model's scores look like when nothing is wrong, measured on this device.
+    """What a reconstruct or forecast model's scores look like when nothing is wrong, measured on this device.
 
     threshold: above it a window is an anomaly. channel_mean, channel_spread: float32 (channels,), of the
     channels' own scores on normal windows.
@@ -90,6 +90,7 @@ class Model:
         score = _floats(outputs, "score", (len(windows),))
         channel_scores = _floats(outputs, "channel_scores", (len(windows), len(self.manifest.channels)))
         threshold = self.normal.threshold if self.normal else self.manifest.threshold
+        ahead = self._forecasts(outputs, len(windows))
         predictions = []
         for index in range(len(windows)):
             above = threshold is not None and float(score[index]) > threshold
@@ -103,10 +104,19 @@ class Model:
                     score=float(score[index]),
                     threshold=threshold,
                     causes=self._causes(channel_scores[index]) if above else (),
+                    forecast=ahead[index] if ahead else {},
                     repaired=bool(windows.repaired[index]),
                 )
             )
         return predictions
+
+    def _forecasts(self, outputs: dict[str, Array], count: int) -> list[dict[str, list[float]]]:
+        """Of each window by channel; empty where the model foretells nothing."""
+        if not self.manifest.horizon:
+            return []
+        names = self.manifest.channel_names
+        values = _floats(outputs, "forecast", (count, len(names), self.manifest.horizon))
+        return [dict(zip(names, rows, strict=True)) for rows in values.astype(np.float64).round(6).tolist()]
 
     def _causes(self, channel_scores: NDArray[np.float32]) -> tuple[Cause, ...]:
         """The channels that are furthest beyond their own normal."""

@@ -16,8 +16,9 @@ class Prediction(msgspec.Struct, frozen=True, omit_defaults=True):
     """One window's prediction.
 
     start, end: of the window, seconds since the Unix epoch. label: the class, or "normal"/"anomaly".
-    scores: by class. score, threshold, causes: of a reconstruct model; causes are the strongest first, and
-    only there when the score is above the threshold. latency_us: from the window being complete to its
+    scores: by class. score, threshold, causes: of a reconstruct or forecast model; causes are the strongest
+    first, and only there when the score is above the threshold. forecast: by channel, the samples that come
+    after the window. latency_us: from the window being complete to its
     prediction, microseconds. repaired: cleaning changed a value of the window.
     """
 
@@ -30,4 +31,5 @@ class Prediction(msgspec.Struct, frozen=True, omit_defaults=True):
     score: float | None = None
     threshold: float | None = None
     causes: tuple[Cause, ...] = ()
+    forecast: dict[str, list[float]] = {}
     repaired: bool = False

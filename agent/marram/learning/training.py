@@ -89,7 +89,8 @@ def fit(
 ) -> tuple[Vector, int, float]:
     """Epochs of ``train.onnx`` from ``start`` (P,): (parameters, steps, mean loss of the last epoch).
 
-    seed: of the shuffling. state_size: length of the optimiser state. labelled: the program takes ``y``.
+    seed: of the shuffling, and of chance inside the program. state_size: length of the optimiser state.
+    labelled: the program takes ``y``.
     """
     shuffle = np.random.default_rng(seed)
     fixed: dict[str, Array] = {
@@ -97,6 +98,7 @@ def fit(
         "anchor": start,
         "mu": np.array(asked.mu, np.float32),
     }
+    chance = any(tensor.name == "seed" for tensor in program.inputs)
     parameters, state = start, np.zeros(state_size, np.float32)
     steps, loss = 0, math.nan
     for _ in range(asked.epochs):
@@ -104,6 +106,8 @@ def fit(
         losses = []
         for begin in range(0, len(order), asked.batch):
             batch = _batch(data, order[begin : begin + asked.batch], asked.batch, labelled)
+            if chance:
+                fixed["seed"] = np.array(shuffle.integers(2**31), np.int64)
             out = program(parameters=parameters, state=state, **batch, **fixed)
             parameters = out["new_parameters"].astype(np.float32, copy=False)
             state = out["new_state"].astype(np.float32, copy=False)

@@ -100,7 +100,7 @@ class Workshop:
             mu=mu,
             seed=seed,
             minimum=1,
-            calibrate=self.manifest.task == "reconstruct",
+            calibrate=self.manifest.task != "classify",
             memory=trainer.memory,
             nice=trainer.nice,
             threads=trainer.threads,
@@ -123,7 +123,7 @@ class Workshop:
         try:
             parameters = np.fromfile(self.folder / "parameters.f32", "<f4").astype(np.float32)
             normal = None
-            if self.manifest.task == "reconstruct":
+            if self.manifest.task != "classify":
                 text = (self.folder / "normal.json").read_bytes()
                 normal = msgspec.json.decode(text, type=NormalFile)
             self.store.trained(mark)

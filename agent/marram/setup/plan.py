@@ -44,7 +44,7 @@ def text(answers: Answers, manifest: Manifest, root: Path) -> str:
     tree["sensors"] = sensors = _sensors(answers, manifest, root)
     alone = answers.identity is None or not answers.broker
     trainable = "train" in manifest.programs
-    learns = trainable and manifest.task == "reconstruct" and alone
+    learns = trainable and manifest.task != "classify" and alone
     tree["model"] = {"bundle": str(answers.bundle), **({"parameters": "own"} if learns else {})}
     sources = _sources(sensors, manifest)
     if sources:

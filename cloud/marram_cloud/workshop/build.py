@@ -23,8 +23,14 @@ from marram_cloud.workshop.litert import converter, template
 from marram_cloud.workshop.project import Project
 from marram_cloud.workshop.verify import Verifier, batches
 
-_EXAMPLE_BATCH = 5  # not 1, which tracing would take for a constant
+# Traced with this batch: sizes that happen to be equal would be taken for the batch, so it is an odd one.
+_EXAMPLE_BATCH = 1009
 _STEPS = 5
+_PREDICTIONS = {
+    "classify": ["scores"],
+    "reconstruct": ["score", "channel_scores"],
+    "forecast": ["score", "channel_scores", "forecast"],
+}
 
 
 @dataclass(frozen=True)
@@ -64,10 +70,11 @@ def build(folder: Path, output: Path | None = None, tflite: bool = False) -> Rep
     torch.set_num_threads(1)
     project = Project(folder)
     about = project.about
-    functions = Functions(project.module, about.task, about.training.momentum)
+    functions = project.functions
     verifier = Verifier({})
     windows = torch.from_numpy(project.calibration)
-    cases = batches(windows, len(about.labels) if about.task == "classify" else 0, about.seed)
+    classes = len(about.labels) if about.task == "classify" else 0
+    cases = batches(windows, classes, about.seed, 7 if functions.statistics else 1)
     files = _programs(functions, cases, verifier)
     flat = functions.flat().numpy()
     ranges = calibrate(files["predict.onnx"], flat, project.calibration)
@@ -111,18 +118,22 @@ def _programs(
     functions: Functions, cases: list[dict[str, torch.Tensor]], verifier: Verifier
 ) -> dict[str, bytes]:
     flat = functions.flat()
-    length = flat.shape[0]
+    size = functions.optimiser.state(functions.trained)
     labelled = "y" in cases[0]
-    example = {name: value[:_EXAMPLE_BATCH] for name, value in cases[2].items()}
+    example = {
+        name: torch.zeros(_EXAMPLE_BATCH, *value.shape[1:], dtype=value.dtype)
+        for name, value in cases[0].items()
+    }
     data = ["x", "y", "weight"] if labelled else ["x", "weight"]
-    predictions = ["scores"] if functions.task == "classify" else ["score", "channel_scores"]
+    predictions = _PREDICTIONS[functions.task]
     sums = ["loss", "count", "correct"] if labelled else ["loss", "count"]
     unlabelled = Unlabelled(functions)
     train = functions.train if labelled else unlabelled.train
     evaluate = functions.evaluate if labelled else unlabelled.evaluate
     step = {
-        "parameters": flat, "state": torch.zeros(length), **{name: example[name] for name in data},
+        "parameters": flat, "state": torch.zeros(size), **{name: example[name] for name in data},
         "learning_rate": torch.tensor(0.05), "anchor": flat.clone(), "mu": torch.tensor(0.0),
+        **({"seed": torch.tensor(0)} if functions.chance else {}),
     }  # fmt: skip
     files = {
         "train.onnx": export(train, step, ["new_parameters", "new_state", "loss"], data),
@@ -139,11 +150,12 @@ def _programs(
     verifier.program("predict.onnx", files["predict.onnx"], functions.predict, asked)
     # Several steps in a row, each from where PyTorch came to, with and without the proximal term.
     steps = []
-    parameters, state = flat, torch.zeros(length)
+    parameters, state = flat, torch.zeros(size)
     for number, case in enumerate(cases * _STEPS):
         one = {
             **step, "parameters": parameters, "state": state, **{name: case[name] for name in data},
             "mu": torch.tensor(0.1 * (number % 2)),
+            **({"seed": torch.tensor(number)} if functions.chance else {}),
         }  # fmt: skip
         steps.append(one)
         parameters, state = (value.detach() for value in train(**one)[:2])
@@ -153,15 +165,15 @@ def _programs(
 
 @dataclass(frozen=True)
 class Unlabelled:
-    """The same functions without ``y``: a reconstruct model's target is its own input."""
+    """The same functions without ``y``: such a model's target is its own input."""
 
     functions: Functions
 
     def train(
         self, parameters: torch.Tensor, state: torch.Tensor, x: torch.Tensor, weight: torch.Tensor,
-        learning_rate: torch.Tensor, anchor: torch.Tensor, mu: torch.Tensor,
+        learning_rate: torch.Tensor, anchor: torch.Tensor, mu: torch.Tensor, seed: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, ...]:  # fmt: skip
-        return self.functions.train(parameters, state, x, None, weight, learning_rate, anchor, mu)
+        return self.functions.train(parameters, state, x, None, weight, learning_rate, anchor, mu, seed)
 
     def evaluate(
         self, parameters: torch.Tensor, x: torch.Tensor, weight: torch.Tensor
@@ -185,15 +197,16 @@ def _manifest(project: Project, functions: Functions, files: dict[str, bytes]) -
         length=about.length,
         stride=about.stride,
         labels=about.labels,
+        horizon=about.horizon,
         programs={role: _entry(file, files[file]) for file, role in roles.items()},
         parameters=tuple(Tensor(name, "float32", shape) for name, shape in shapes.items()),
         members={},
         training=Training(
-            optimiser=f"sgd(momentum={about.training.momentum:g})",
+            optimiser=str(about.training.optimiser),
             learning_rate=about.training.learning_rate,
             batch=about.training.batch,
             epochs=about.training.epochs,
-            state=size,
+            state=about.training.optimiser.state(functions.trained),
         ),
         card=msgspec.structs.replace(about.card, metrics={**about.card.metrics, "parameters": float(size)}),
     )

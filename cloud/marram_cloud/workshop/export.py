@@ -11,11 +11,12 @@ from typing import Any
 import onnx
 import torch
 from torch import Tensor, nn
-from torch._decomp import core_aten_decompositions
+from torch._dynamo.source import ConstantSource
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
-from marram_cloud.workshop.translations import TRANSLATIONS, UnsupportedError
+from marram_cloud.workshop.translations import TRANSLATIONS, UnsupportedError, decompositions
 
 _OPERATOR = re.compile(r"op='([\w.]+)'")
 _SUPPORTED = (
@@ -47,15 +48,26 @@ def export(
         # Torch logs a traceback of its own beside the exception that is explained here.
         logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
         try:
-            trace = make_fx(positional, core_aten_decompositions(), tracing_mode="symbolic")
-            # The fused kernels of attention have no plain form; what they compute has.
-            with sdpa_kernel(SDPBackend.MATH):
-                traced = trace(*arguments.values())
+            traced = make_fx(positional, decompositions(), tracing_mode="fake")(*_fakes(arguments, batched))
         except Exception as error:
             raise UnsupportedError(_why(error)) from error
         program = _to_onnx(traced, arguments, outputs, batched)
     content: bytes = _plain(program).SerializeToString(deterministic=True)
     return content
+
+
+def _fakes(arguments: dict[str, Tensor], batched: Sequence[str]) -> list[Tensor]:
+    """Tensors without data whose batch may have any size, and all else the size that it has."""
+    # What the module holds and is no argument stays as it is: constants.
+    mode = FakeTensorMode(shape_env=ShapeEnv(assume_static_by_default=True), allow_non_fake_inputs=True)
+    fakes = []
+    for name, value in arguments.items():
+        sizes = [DimDynamic.STATIC] * value.ndim
+        if name in batched:
+            sizes[0] = DimDynamic.DUCK  # of equal size everywhere
+        context: Any = StatelessSymbolicContext(dynamic_sizes=sizes)
+        fakes.append(mode.from_tensor(value, symbolic_context=context, source=ConstantSource(name)))
+    return fakes
 
 
 def _to_onnx(

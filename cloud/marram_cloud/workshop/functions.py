@@ -4,30 +4,60 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
+
+from marram_cloud.workshop.losses import Loss
+from marram_cloud.workshop.optimisers import Optimiser
+from marram_cloud.workshop.plain import Plain
 
 _TINY = 1e-6
 
 
 @dataclass(frozen=True)
 class Functions:
-    """The programs of one module. task: "classify" or "reconstruct". momentum: SGD's."""
+    """The programs of one module.
+
+    task: "classify", "reconstruct" or "forecast". trainable: the names of the parameters that are trained.
+    statistics: the names of BatchNorm's running means and variances that follow the windows in training.
+    Both together are the flat vector, in this order; all else of the module is constant. horizon: samples at
+    the end of a window that a forecast is of. fixed: modules that stay in evaluation mode. chance: whether
+    training takes a seed, for there is dropout.
+    """
 
     module: nn.Module
     task: str
-    momentum: float
+    loss: Loss
+    optimiser: Optimiser
+    trainable: tuple[str, ...]
+    statistics: tuple[str, ...] = ()
+    horizon: int = 0
+    fixed: tuple[nn.Module, ...] = ()
+    chance: bool = False
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of the parameters, by name, in the order of the flat vector."""
-        return {name: tuple(value.shape) for name, value in self.module.named_parameters()}
+        """Of the tensors in the flat vector, by name, in its order."""
+        tensors = self._tensors()
+        return {name: tuple(tensors[name].shape) for name in (*self.trainable, *self.statistics)}
+
+    @property
+    def trained(self) -> int:
+        """How many numbers of the flat vector the optimiser moves: its first ones."""
+        shapes = self.shapes
+        return sum(math.prod(shapes[name]) for name in self.trainable)
 
     def flat(self) -> Tensor:
-        """The module's own parameters as one vector, float32 (P,)."""
-        return torch.cat([value.detach().reshape(-1) for value in self.module.parameters()])
+        """The module's own values as one vector, float32 (P,)."""
+        tensors = self._tensors()
+        return torch.cat([tensors[name].detach().reshape(-1) for name in self.shapes])
+
+    def __call__(self, x: Tensor, plain: Plain, training: bool) -> Any:  # noqa: ANN401
+        """What the module itself makes of windows, as it gives it."""
+        return self._call(self.split(self.flat()), self._seen(x), plain, training)
 
     def split(self, flat: Tensor) -> dict[str, Tensor]:
         """A flat vector as named tensors."""
@@ -35,44 +65,91 @@ class Functions:
         parts = torch.split(flat, [math.prod(shape) for shape in shapes.values()])
         return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
-    def losses(self, tensors: dict[str, Tensor], x: Tensor, y: Tensor | None) -> Tensor:
-        """One loss a window, (batch,): cross-entropy, or the mean squared error of the reconstruction."""
-        out = functional_call(self.module, tensors, (x,))
-        if self.task == "classify":
-            return nn.functional.cross_entropy(out, y, reduction="none")
-        target, made = out
-        return (made - target).square().mean(dim=(1, 2))
-
     def train(
         self, parameters: Tensor, state: Tensor, x: Tensor, y: Tensor | None, weight: Tensor,
-        learning_rate: Tensor, anchor: Tensor, mu: Tensor,
+        learning_rate: Tensor, anchor: Tensor, mu: Tensor, seed: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """One step of SGD with momentum (Sutskever et al., 2013, in PyTorch's form) and FedProx's proximal
-        term (Li et al., arXiv 1812.06127); the loss is the weighted mean."""
+        """One step of the optimiser, with FedProx's proximal term (Li et al., arXiv 1812.06127); the loss is
+        the weighted mean. seed: int64 (), of dropout."""
+        tensors = self.split(parameters)
+        moved = {name: tensors.pop(name) for name in self.trainable}
+        plain = Plain(seed)
 
-        def mean_loss(tensors: dict[str, Tensor]) -> Tensor:
-            return (self.losses(tensors, x, y) * weight).sum() / torch.clamp(weight.sum(), min=_TINY)
+        def mean_loss(moved: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+            made, target = self._made({**moved, **tensors}, x, y, plain, training=True)
+            each = self.loss.each(made, target, weight) * weight
+            loss = each.sum() / torch.clamp((self.loss.counts(target) * weight).sum(), min=_TINY)
+            return loss, self._new_statistics(tensors, plain)
 
-        gradients, loss = grad_and_value(mean_loss)(self.split(parameters))
-        flat = torch.cat([gradients[name].reshape(-1) for name in self.shapes])
-        velocity = self.momentum * state + (flat + mu * (parameters - anchor))
-        return parameters - learning_rate * velocity, velocity, loss
+        gradients, (loss, statistics) = grad_and_value(mean_loss, has_aux=True)(moved)
+        gradient = torch.cat([gradients[name].reshape(-1) for name in self.trainable])
+        count = self.trained
+        own, anchored = (parameters[:count], anchor[:count]) if self.statistics else (parameters, anchor)
+        gradient = self.optimiser.clipped(gradient + mu * (own - anchored))
+        new, new_state = self.optimiser.step(own, gradient, state, learning_rate)
+        if statistics:
+            new = torch.cat([new, *(statistics[name] for name in self.statistics)])
+        return new, new_state, loss
 
     def evaluate(self, parameters: Tensor, x: Tensor, y: Tensor | None, weight: Tensor) -> tuple[Tensor, ...]:
         """(sum of losses, sum of weights) and, for classify, the weighted number of correct windows."""
-        tensors = self.split(parameters)
-        loss = (self.losses(tensors, x, y) * weight).sum()
+        made, target = self._made(self.split(parameters), x, y, Plain(), training=False)
+        loss = (self.loss.each(made, target, weight) * weight).sum()
         if self.task != "classify":
             return loss, weight.sum()
-        logits = functional_call(self.module, tensors, (x,))
-        correct = ((logits.argmax(dim=1) == y).to(weight.dtype) * weight).sum()
+        correct = ((made.argmax(dim=1) == y).to(weight.dtype) * weight).sum()
         return loss, weight.sum(), correct
 
     def predict(self, parameters: Tensor, x: Tensor) -> tuple[Tensor, ...]:
-        """(scores,) for classify; (score, channel_scores) for reconstruct."""
-        out = functional_call(self.module, self.split(parameters), (x,))
+        """(scores,) for classify; (score, channel_scores) for reconstruct, and for forecast what comes after
+        the window too, (batch, channels, horizon)."""
+        tensors = self.split(parameters)
+        made, target = self._made(tensors, x, None, Plain(), training=False)
         if self.task == "classify":
-            return (torch.softmax(out, dim=1),)
-        target, made = out
+            return (self.loss.scores(made),)
         error = (made - target).square()
-        return error.mean(dim=(1, 2)), error.mean(dim=2)
+        score = error.mean(dim=(1, 2)), error.mean(dim=2)
+        if self.task != "forecast":
+            return score
+        return (*score, self._call(tensors, x[:, :, self.horizon :], Plain(), training=False))
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
+
+    def _made(
+        self, tensors: dict[str, Tensor], x: Tensor, y: Tensor | None, plain: Plain, training: bool
+    ) -> tuple[Tensor, Tensor]:
+        """(what the module makes of the windows, what it should have made)."""
+        out = self._call(tensors, self._seen(x), plain, training)
+        if self.task == "forecast":
+            return out, x[:, :, -self.horizon :]
+        if self.task == "classify":
+            return out, x if y is None else y
+        target, made = out
+        return made, target
+
+    def _seen(self, x: Tensor) -> Tensor:
+        """What forward is given of windows: without the end, where that is what it should foretell."""
+        return x[:, :, : -self.horizon] if self.task == "forecast" else x
+
+    def _call(self, tensors: dict[str, Tensor], x: Tensor, plain: Plain, training: bool) -> Any:  # noqa: ANN401
+        self.module.train(training)
+        for module in self.fixed:
+            module.eval()
+        # PyTorch counts in place; nobody reads it.
+        counters = {
+            name: torch.zeros((), dtype=torch.int64)
+            for name, _ in self.module.named_buffers()
+            if name.endswith("num_batches_tracked")
+        }
+        with plain.installed():
+            return functional_call(self.module, {**tensors, **counters}, (x,))
+
+    def _new_statistics(self, tensors: dict[str, Tensor], plain: Plain) -> dict[str, Tensor]:
+        found = {}
+        for name in self.statistics:
+            mean = tensors[name.removesuffix("var") + "mean" if name.endswith("var") else name]
+            both = plain.statistics.get(id(mean))
+            # A module that forward does not call keeps what it has.
+            found[name] = tensors[name] if both is None else both[1 if name.endswith("var") else 0]
+        return found

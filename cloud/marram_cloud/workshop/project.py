@@ -3,13 +3,18 @@
 ``model.py`` has a function ``model() -> torch.nn.Module``. Its forward takes float32
 (batch, channels, length) in the channels' units, so normalisation is inside, and gives logits
 (batch, classes) for ``classify``, or the pair (normalised window, its reconstruction) for ``reconstruct``.
+For ``forecast`` it takes (batch, channels, length - horizon) and gives what comes then,
+(batch, channels, horizon).
 ``calibration.npz`` holds ``windows`` (n, channels, length), on which int8 ranges are measured.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import importlib.util
+import traceback
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
@@ -20,6 +25,10 @@ from marram.config.load import load
 from marram.errors import MarramError
 
 from marram_cloud.releases.calibration import read_calibration
+from marram_cloud.workshop.functions import Functions
+from marram_cloud.workshop.losses import AnyLoss, usual
+from marram_cloud.workshop.optimisers import AnyOptimiser, Sgd
+from marram_cloud.workshop.plain import Plain
 
 _TRIED = 5
 
@@ -29,26 +38,35 @@ class ProjectError(MarramError):
 
 
 class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Defaults that go into the manifest. momentum is in the graph and cannot be changed by a round."""
+    """Defaults that go into the manifest.
 
+    optimiser: is in the graph and cannot be changed by a round. trainable: patterns of names of parameters
+    ("head.*"); only these are trained and shared, all others are constants. statistics: whether BatchNorm's
+    running means and variances follow the windows in training, and are shared, or stay as they are.
+    """
+
+    optimiser: AnyOptimiser = Sgd()
+    trainable: tuple[str, ...] = ("*",)
+    statistics: Literal["running", "frozen"] = "running"
     learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 0.05
-    momentum: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.9
     batch: Annotated[int, msgspec.Meta(ge=1)] = 16
     epochs: Annotated[int, msgspec.Meta(ge=1)] = 5
 
 
 class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``project.yaml``. seed: of the initial parameters."""
+    """``project.yaml``. horizon: samples that a forecast is of. seed: of the initial parameters."""
 
     name: Name
     version: str = "0"
-    task: Literal["classify", "reconstruct"]
+    task: Literal["classify", "reconstruct", "forecast"]
     channels: Annotated[tuple[Channel, ...], msgspec.Meta(min_length=1)]
     rate: Annotated[float, msgspec.Meta(gt=0)]
     length: Annotated[int, msgspec.Meta(gt=0)]
     stride: Annotated[int, msgspec.Meta(gt=0)]
     labels: tuple[str, ...] = ()
+    horizon: Annotated[int, msgspec.Meta(ge=0)] = 0
     seed: int = 0
+    loss: AnyLoss | None = None
     training: Training = Training()
     card: ModelCard = ModelCard()
 
@@ -56,20 +74,30 @@ class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         """Cross-field mistakes."""
         if self.task == "classify" and len(self.labels) < 2:
             yield ("labels",), "expected at least two labels for a classify model"
+        if (self.task == "forecast") != (self.horizon > 0) or self.horizon >= self.length:
+            yield (
+                ("horizon",),
+                "expected for a forecast model, and for no other: at least 1, less than length",
+            )
+        if self.loss is not None and self.task not in self.loss.tasks:
+            yield ("loss",), f"this one is for {' and '.join(self.loss.tasks)} models"
+        elif self.loss is not None:
+            for problem in self.loss.misfits(len(self.labels)):
+                yield ("loss",), problem
 
 
 class Project:
-    """A loaded project; ``module`` has its initial parameters."""
+    """A loaded project; ``functions`` has its module with the initial parameters."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.about = load(folder / "project.yaml", ProjectFile)
         torch.manual_seed(self.about.seed)
-        self.module = self._module().train()
+        self.functions = self._functions(self._module())
         self.calibration = read_calibration(
             folder / "calibration.npz", len(self.about.channels), self.about.length
         ).windows
-        self._try()
+        self.functions = self._tried(self.functions)
 
     def _module(self) -> torch.nn.Module:
         path = self.folder / "model.py"
@@ -86,52 +114,109 @@ class Project:
             raise ProjectError(f"{path}: {type(error).__name__}: {error}") from error
         if not isinstance(module, torch.nn.Module):
             raise ProjectError(f"{path}: model() gave {type(module).__name__}, not a torch.nn.Module")
-        if any(True for _ in module.buffers()):
-            names = ", ".join(name for name, _ in module.named_buffers())
-            raise ProjectError(
-                f"{path}: the module has buffers ({names}): only parameters are learnt and shared; "
-                "use GroupNorm in place of BatchNorm, and plain constants for fixed numbers"
-            )
         return module
 
-    def _try(self) -> None:
-        """Run the module on some windows, so that its own mistakes are told in its own words."""
-        path = self.folder / "model.py"
-        parameters = dict(self.module.named_parameters())
+    def _functions(self, module: torch.nn.Module) -> Functions:
+        about, path = self.about, self.folder / "model.py"
+        parameters = dict(module.named_parameters())
         if not parameters:
             raise ProjectError(f"{path}: the module has no parameters: there is nothing to learn")
-        for name, value in parameters.items():
-            if value.dtype != torch.float32:
-                raise ProjectError(f"{path}: parameter {name} is {value.dtype}; it should be torch.float32")
+        for pattern in about.training.trainable:
+            if not fnmatch.filter(parameters, pattern):
+                raise ProjectError(
+                    f"{self.folder / 'project.yaml'}: training.trainable: {pattern!r} matches no parameter; "
+                    f"there are {', '.join(parameters)}"
+                )
+        trainable = tuple(
+            name
+            for name in parameters
+            if any(fnmatch.fnmatchcase(name, pattern) for pattern in about.training.trainable)
+        )
+        statistics, fixed = self._statistics(module, set(trainable))
+        functions = Functions(
+            module, about.task, about.loss or usual(about.task), about.training.optimiser, trainable,
+            statistics, about.horizon, fixed,
+        )  # fmt: skip
+        tensors = {**parameters, **dict(module.named_buffers())}
+        for name in functions.shapes:
+            if tensors[name].dtype != torch.float32:
+                raise ProjectError(f"{path}: {name} is {tensors[name].dtype}; it should be torch.float32")
+        return functions
+
+    def _statistics(
+        self, module: torch.nn.Module, trainable: set[str]
+    ) -> tuple[tuple[str, ...], tuple[torch.nn.Module, ...]]:
+        """Names of running means and variances that follow the windows, and the modules whose stay."""
+        following: list[str] = []
+        fixed = []
+        for name, part in module.named_modules():
+            if not isinstance(part, torch.nn.modules.batchnorm._NormBase) or part.running_mean is None:
+                continue
+            if not isinstance(part, torch.nn.modules.batchnorm._BatchNorm) or part.momentum is None:
+                raise ProjectError(
+                    f"{self.folder / 'model.py'}: {name or 'the module'}: {part} is not supported: give a "
+                    "BatchNorm a number as momentum, and an InstanceNorm no running statistics"
+                )
+            own = [f"{name}.{one}".lstrip(".") for one in ("weight", "bias", "running_mean", "running_var")]
+            if self.about.training.statistics == "frozen" or (part.affine and not trainable & set(own[:2])):
+                fixed.append(part)
+            else:
+                following += own[2:]
+        return tuple(following), tuple(fixed)
+
+    def _tried(self, functions: Functions) -> Functions:
+        """Run the module on some windows, so that its own mistakes are told in its own words."""
+        path = self.folder / "model.py"
         windows = torch.from_numpy(self.calibration[:_TRIED])
+        plain = Plain(torch.tensor(1))
         try:
             with torch.no_grad():
-                outputs, again = (self._outputs(self.module(windows)) for _ in range(2))
+                outputs = self._outputs(functions(windows, Plain(), training=False))
+                first, again = (
+                    self._outputs(functions(windows, one, training=True))
+                    for one in (plain, Plain(plain.seed))
+                )
         except Exception as error:
             text = str(error).strip().splitlines()
             raise ProjectError(
                 f"{path}: forward fails on windows of shape {tuple(windows.shape)}: "
-                f"{text[0] if text else type(error).__name__}"
+                f"{text[0] if text else type(error).__name__}{_place(error, path)}"
             ) from error
-        count = len(windows)
-        shape = (count, len(self.about.labels))
-        if self.about.task == "classify" and [tuple(one.shape) for one in outputs] != [shape]:
-            found = ", ".join(str(tuple(one.shape)) for one in outputs)
+        self._check_shapes(path, windows, outputs)
+        if not all(torch.equal(one, other) for one, other in zip(first, again, strict=True)):
             raise ProjectError(
-                f"{path}: forward should give logits of shape {shape}, a label each; it gives {found}"
+                f"{path}: forward gives other outputs for the same windows, or NaN: it must be finite, and "
+                "use no chance but that of nn.Dropout"
             )
-        shapes = {tuple(one.shape) for one in outputs}
-        if self.about.task == "reconstruct" and (len(outputs) != 2 or shapes != {tuple(windows.shape)}):
+        return replace(functions, chance=plain.used > 0)
+
+    def _check_shapes(self, path: Path, windows: torch.Tensor, outputs: tuple[torch.Tensor, ...]) -> None:
+        shapes = [tuple(one.shape) for one in outputs]
+        found = ", ".join(map(str, shapes))
+        window = tuple(windows.shape)
+        if self.about.task == "classify" and shapes != [(len(windows), len(self.about.labels))]:
+            raise ProjectError(
+                f"{path}: forward should give logits of shape {(len(windows), len(self.about.labels))}, "
+                f"a label each; it gives {found}"
+            )
+        if self.about.task == "reconstruct" and shapes != [window, window]:
             raise ProjectError(
                 f"{path}: forward should give (normalised window, its reconstruction), both of shape "
-                f"{tuple(windows.shape)}; it gives {', '.join(map(str, sorted(shapes)))}"
+                f"{window}; it gives {found}"
             )
-        if not all(torch.equal(one, other) for one, other in zip(outputs, again, strict=True)):
+        wanted = (*window[:2], self.about.horizon)
+        if self.about.task == "forecast" and shapes != [wanted]:
             raise ProjectError(
-                f"{path}: forward gives other outputs for the same windows, or NaN: it must not use chance "
-                "(no Dropout), and be finite"
+                f"{path}: forward should give what comes after (batch, channels, length - horizon), of shape "
+                f"{wanted}; it gives {found}"
             )
 
     @staticmethod
     def _outputs(made: object) -> tuple[torch.Tensor, ...]:
         return tuple(made) if isinstance(made, tuple | list) else (cast(torch.Tensor, made),)
+
+
+def _place(error: BaseException, path: Path) -> str:
+    """Where in the user's own source it happened, the innermost line of it."""
+    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
+    return f" ({path.name}, line {lines[-1].lineno}: {lines[-1].line})" if lines else ""

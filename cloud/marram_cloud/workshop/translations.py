@@ -16,6 +16,10 @@ import torch
 from marram.errors import MarramError
 from numpy.typing import NDArray
 from onnxscript import opset18 as op
+from torch import Tensor
+from torch._decomp import core_aten_decompositions
+
+from marram_cloud.workshop.recurrent import gru_back_to_onnx, gru_to_onnx
 
 # ONNX values while a graph is traced; onnxscript has no public type for them.
 Value = Any
@@ -170,8 +174,35 @@ def _ints(values: list[int]) -> Value:
     return op.Constant(value_ints=values)
 
 
+def constant_pad(input: Tensor, pad: Sequence[int], value: float = 0.0) -> Tensor:
+    """Padding by concatenation, negative padding by slices: PyTorch's own form wants a fixed batch."""
+    for number in range(len(pad) // 2):
+        axis = input.ndim - 1 - number
+        before, after = pad[2 * number], pad[2 * number + 1]
+        size = input.shape[axis]
+        if before < 0 or after < 0:
+            input = input.narrow(axis, max(-before, 0), size - max(-before, 0) - max(-after, 0))
+        sides = [_filled(input, axis, count, value) for count in (before, after)]
+        if before > 0 or after > 0:
+            input = torch.cat([side for side in (sides[0], input, sides[1]) if side is not None], dim=axis)
+    return input
+
+
+def _filled(like: Tensor, axis: int, count: int, value: float) -> Tensor | None:
+    shape = list(like.shape)
+    shape[axis] = count
+    return like.new_full(shape, value) if count > 0 else None
+
+
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """PyTorch's decompositions into plain operators, and what we put in their place."""
+    return {**core_aten_decompositions(), torch.ops.aten.constant_pad_nd.default: constant_pad}
+
+
 TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.convolution_backward.default: convolution_backward,
     torch.ops.aten.max_pool2d_with_indices_backward.default: max_pool_backward,
     torch.ops.aten.avg_pool2d_backward.default: avg_pool_backward,
+    torch.ops.marram.gru.default: gru_to_onnx,
+    torch.ops.marram.gru_back.default: gru_back_to_onnx,
 }

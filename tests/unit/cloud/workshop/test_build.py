@@ -253,10 +253,13 @@ def test_a_forward_that_decides_by_its_values_says_what_to_use(tmp_path):
         ("nn.Sequential(nn.Flatten(), nn.Linear(48, 4))", r"shape \(5, 3\), a label each; it gives \(5, 4\)"),
         ("nn.Sequential(nn.Linear(24, 3))", r"it gives \(5, 2, 3\)"),
         ("nn.Sequential(nn.Flatten(), nn.Linear(48, 3)).double()", "torch.float64"),
-        ("nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(48, 3))", "no Dropout"),
         (
-            "nn.Sequential(nn.BatchNorm1d(2), nn.Flatten(), nn.Linear(48, 3))",
-            "GroupNorm in place of BatchNorm",
+            "nn.Sequential(nn.Flatten(), nn.AlphaDropout(0.5), nn.Linear(48, 3))",
+            "no chance but that of nn.Dropout",
+        ),
+        (
+            "nn.Sequential(nn.BatchNorm1d(2, momentum=None), nn.Flatten(), nn.Linear(48, 3))",
+            "give a BatchNorm a number",
         ),
         ("nn.Flatten()", "no parameters"),
         ("3", "gave int, not a torch"),

@@ -1,0 +1,136 @@
+"""What some functions of ``torch.nn.functional`` do while a program is traced: the same, by plain operators.
+
+Chance comes from a seed that is an input of the program, and running statistics become an output of it: a
+program is a pure function.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from marram_cloud.workshop import recurrent
+
+# Of a Lehmer generator; squares modulo this prime still fit in 63 bits.
+_PRIME = 2**31 - 1
+_REPLACED = (
+    "dropout", "dropout1d", "dropout2d", "dropout3d", "batch_norm", "linear", "scaled_dot_product_attention",
+    "silu",
+)  # fmt: skip
+
+
+@dataclass
+class Plain:
+    """The functions. seed: int64 (); None where there is no chance. statistics: for each tensor of running
+    means that was used in training, by ``id``, the new means and variances."""
+
+    seed: Tensor | None = None
+    statistics: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    used: int = 0
+
+    @contextmanager
+    def installed(self) -> Iterator[Plain]:
+        """Within, modules and functions that are written in Python use these."""
+        with ExitStack() as stack:
+            for name in _REPLACED:
+                stack.enter_context(patch.object(functional, name, getattr(self, name)))
+            stack.enter_context(patch.object(torch._VF, "gru", self.gru))
+            yield self
+
+    def dropout(self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        """Srivastava et al., 2014; which values are dropped follows from the seed and the order of calls."""
+        return self._dropped(input, p, input.ndim) if training else input
+
+    def dropout1d(
+        self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> Tensor:
+        """Whole channels of each window."""
+        return self._dropped(input, p, 2) if training else input
+
+    dropout2d = dropout3d = dropout1d
+
+    def _dropped(self, input: Tensor, p: float, axes: int) -> Tensor:
+        if self.seed is None or p == 0:
+            return input
+        self.used += 1
+        count = math.prod(input.shape[1:axes])
+        index = torch.arange(input.shape[0])[:, None] * count + torch.arange(count)
+        kept = (uniform(index, self.seed, self.used) >= p).to(input.dtype) / (1 - p)
+        return input * kept.reshape(-1, *input.shape[1:axes], *(1,) * (input.ndim - axes))
+
+    def batch_norm(
+        self, input: Tensor, running_mean: Tensor | None, running_var: Tensor | None,
+        weight: Tensor | None = None, bias: Tensor | None = None, training: bool = False,
+        momentum: float = 0.1, eps: float = 1e-5,
+    ) -> Tensor:  # fmt: skip
+        """Ioffe and Szegedy, 2015; see ``statistics``."""
+        shape = (1, -1, *(1,) * (input.ndim - 2))
+        axes = [0, *range(2, input.ndim)]
+        if training or running_mean is None or running_var is None:
+            count = torch.ones_like(input.detach().flatten(1)[:, 0]).sum() * math.prod(input.shape[2:])
+            mean = input.sum(axes) / count
+            variance = (input - mean.reshape(shape)).square().sum(axes) / count
+        else:
+            variance, mean = running_var, running_mean
+        if training and running_mean is not None and running_var is not None:
+            unbiased = variance.detach() * (count / torch.clamp(count - 1, min=1))
+            self.statistics[id(running_mean)] = (
+                running_mean + momentum * (mean.detach() - running_mean),
+                running_var + momentum * (unbiased - running_var),
+            )
+        scale = torch.rsqrt(variance + eps)
+        if weight is not None:
+            scale = scale * weight
+        shift = -mean * scale if bias is None else bias - mean * scale
+        return input * scale.reshape(shape) + shift.reshape(shape)
+
+    def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Of rows, whatever stands in front of them: PyTorch's own form wants a fixed batch for more axes."""
+        rows = input.reshape(-1, input.shape[-1])
+        made = rows @ weight.T if bias is None else torch.addmm(bias, rows, weight.T)
+        return made if input.ndim == 2 else made.reshape(*input.shape[:-1], weight.shape[0])
+
+    def silu(self, input: Tensor, inplace: bool = False) -> Tensor:
+        """x * sigmoid(x); the gradient that PyTorch writes for it fills an empty tensor."""
+        return input * torch.sigmoid(input)
+
+    def gru(
+        self, input: Tensor, hx: Tensor, weights: list[Tensor], bias: bool, layers: int, dropout: float,
+        training: bool, bidirectional: bool, batch_first: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Cho et al., 2014, in PyTorch's form."""
+        return recurrent.gru(
+            input, hx, weights, bias, layers, bidirectional,
+            lambda seen: self.dropout(seen, dropout, training), batch_first,
+        )  # fmt: skip
+
+    def scaled_dot_product_attention(
+        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None, **more: object,
+    ) -> Tensor:  # fmt: skip
+        """Vaswani et al., 2017."""
+        scores = query @ key.transpose(-2, -1) * (scale or 1 / math.sqrt(query.shape[-1]))
+        if is_causal:
+            attn_mask = torch.ones(query.shape[-2], key.shape[-2]).tril() > 0
+        if attn_mask is not None:
+            forbidden = attn_mask.dtype == torch.bool
+            scores = scores + (torch.where(attn_mask, 0.0, -1e9) if forbidden else attn_mask)
+        return self.dropout(torch.softmax(scores, dim=-1), dropout_p) @ value
+
+
+def uniform(index: Tensor, seed: Tensor, stream: int) -> Tensor:
+    """Numbers in [0, 1) that look like chance, float32, one for each int64 index below 2**31.
+
+    The square of a number modulo a prime, three times: enough for dropout, not for secrets.
+    """
+    number = (index * 48271 + (seed % _PRIME) * 40692 + stream * 69621 + 12345) % _PRIME
+    for _ in range(3):
+        number = (number * number + index + 1013904223) % _PRIME
+    return number.to(torch.float32) / _PRIME
