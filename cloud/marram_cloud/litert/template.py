@@ -9,7 +9,8 @@ converter, and is what the converter would have made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import permutations
 
 import msgspec
 import numpy as np
@@ -129,20 +130,29 @@ def _folded(predict: bytes, parameters: Floats) -> dict[str, Floats]:
 
 def _find(buffer: int, values: tuple[Floats, Floats], known: Sequence[Mapping[str, Floats]]) -> Piece | None:
     for name, source in known[0].items():
-        flat = source.reshape(-1)
-        if name != PARAMETERS and flat.size != values[0].size:
-            continue
-        order = np.argsort(flat, kind="stable")
-        ranked, wanted = flat[order], values[0].reshape(-1)
-        after = np.clip(np.searchsorted(ranked, wanted), 1, max(1, flat.size - 1))
-        near = after - (np.abs(ranked[after - 1] - wanted) <= np.abs(ranked[after % flat.size] - wanted))
-        places = order[near % flat.size]
-        if all(
-            _same(one[name].reshape(-1)[places], value.reshape(-1), exact=name == PARAMETERS)
-            for one, value in zip(known, values, strict=True)
-        ):
-            return _piece(buffer, name, places.reshape(values[0].shape))
+        for places in _exact(source, values[0]) if name == PARAMETERS else _turned(source, values[0]):
+            if all(
+                _same(one[name].reshape(-1)[places], value, exact=name == PARAMETERS)
+                for one, value in zip(known, values, strict=True)
+            ):
+                return _piece(buffer, name, places)
     return None
+
+
+def _exact(source: Floats, wanted: Floats) -> Iterator[NDArray[np.intp]]:
+    """Where numbers that are all different stand."""
+    order = np.argsort(source)
+    found = np.searchsorted(source[order], wanted)
+    yield order[np.minimum(found, source.size - 1)]
+
+
+def _turned(source: Floats, wanted: Floats) -> Iterator[NDArray[np.intp]]:
+    """The ways to lay out a tensor of which two numbers may be equal: its axes in another order."""
+    if source.size != wanted.size:
+        return
+    places = np.arange(source.size).reshape(source.shape)
+    for axes in permutations(range(source.ndim)):
+        yield places.transpose(axes).reshape(wanted.shape)
 
 
 def _same(found: Floats, wanted: Floats, exact: bool) -> bool:
