@@ -20,18 +20,20 @@ _AFFINE = ("Mul", "Add", "Sub", "BatchNormalization")
 
 @dataclass(frozen=True)
 class _Chain:
-    """A convolution and the affine steps behind it, whose other sides depend on the parameters only."""
+    """A convolution or dense layer, and the affine steps behind it, whose other sides depend on the
+    parameters only.
+    """
 
-    convolution: onnx.NodeProto
+    layer: onnx.NodeProto
     steps: tuple[onnx.NodeProto, ...]
 
     @property
     def names(self) -> set[str]:
-        return {name for node in (self.convolution, *self.steps) for name in node.input if name}
+        return {name for node in (self.layer, *self.steps) for name in node.input if name}
 
 
 def derived(predict: bytes, parameters: Floats) -> dict[str, Floats]:
-    """By name, for each convolution of predict.onnx: its weight and bias with what is behind it folded in,
+    """By name, for each layer of predict.onnx: its weight and bias with what is behind it folded in,
     and that scale and shift alone (Jacob et al., arXiv 1712.05877, section 3.2). parameters: float32 (P,).
     """
     graph = onnx.load_from_string(predict).graph
@@ -60,7 +62,7 @@ def _chains(graph: onnx.GraphProto, moving: set[str]) -> list[_Chain]:
             readers[name].append(node)
     chains = []
     for node in graph.node:
-        if node.op_type != "Conv" or not moving.isdisjoint(node.input[1:]):
+        if node.op_type not in ("Conv", "Gemm") or not moving.isdisjoint(node.input[1:]):
             continue
         steps, last = [], node
         while len(behind := readers[last.output[0]]) == 1 and behind[0].op_type in _AFFINE:
@@ -76,7 +78,11 @@ def _chains(graph: onnx.GraphProto, moving: set[str]) -> list[_Chain]:
 
 
 def _folded(chain: _Chain, values: Mapping[str, Floats]) -> Iterator[tuple[str, Floats]]:
-    weight, *bias = (values[name] for name in chain.convolution.input[1:] if name)
+    weight, *bias = (values[name] for name in chain.layer.input[1:] if name)
+    turned = chain.layer.op_type == "Gemm" and not any(
+        one.name == "transB" and one.i for one in chain.layer.attribute
+    )
+    weight = weight.T if turned else weight
     channels = len(weight)
     scale, shift = np.ones(channels, np.float32), np.zeros(channels, np.float32)
     for number, step in enumerate(chain.steps):
