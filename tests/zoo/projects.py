@@ -131,6 +131,7 @@ ZOO = (
         2,
         kind="pictures",
         convolutional=True,
+        training={"learning_rate": 0.005},
     ),
     Entry(
         "image-classification",
