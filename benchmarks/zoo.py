@@ -34,8 +34,8 @@ def measure() -> Result:
         "The zoo's training steps",
         "python -m benchmarks zoo",
         f"Batches of {_BATCH}. The exported step and PyTorch eager take turns in one process: medians of "
-        f"{_RUNS} runs of {_SECONDS:g} s. Compiled PyTorch runs after them. Memory is the peak of a process of "
-        "its own that does one side alone.",
+        f"{_RUNS} runs of {_SECONDS:g} s. Compiled PyTorch runs after them. Memory is the peak of a process "
+        "of its own that does one side alone.",
         figures,
     )
 
