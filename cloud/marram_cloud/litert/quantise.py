@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from typing import Literal
 
 import numpy as np
 from marram.errors import ProgramError
-from marram.programs.program import Program, load
+from marram.programs.program import Array, Program, load
 from numpy.typing import NDArray
 
 from marram_cloud.compression.errors import CompressionError
@@ -33,6 +33,7 @@ _MOST = 256
 _TINY = 1e-12
 
 Windows = NDArray[np.float32]
+Outputs = Callable[..., Mapping[str, Array]]
 
 
 def quantise(program: bytes, windows: Windows, method: Method) -> bytes:
@@ -82,7 +83,7 @@ def _far(exact: Program, content: bytes, windows: Windows) -> float:
         return math.inf
 
 
-def difference(exact: Program, coarse: Program, windows: Windows) -> float:
+def difference(exact: Outputs, coarse: Outputs, windows: Windows) -> float:
     """Mean absolute difference in standard deviations of the exact outputs; of several outputs the worst."""
     pairs = zip(exact(x=windows).values(), coarse(x=windows).values(), strict=True)
     return max(
