@@ -162,9 +162,15 @@ def _schema(options: argparse.Namespace) -> int:
 
 
 def _workshop_build(options: argparse.Namespace) -> int:
+    from marram_cloud.workshop.budget import Budget
     from marram_cloud.workshop.build import build
+    from marram_cloud.workshop.compress import compress
 
-    print(build(options.project, options.output, options.tflite))
+    budget = Budget(options.max_bytes, options.max_latency_us, options.max_accuracy_loss)
+    if budget or options.report is not None:
+        print(compress(options.project, options.output, budget, options.report, options.epochs))
+    else:
+        print(build(options.project, options.output, tflite=options.tflite))
     return 0
 
 
@@ -254,9 +260,23 @@ def _parser() -> argparse.ArgumentParser:
     built.add_argument("project", type=Path)
     built.add_argument("-o", "--output", type=Path)
     built.add_argument(
-        "--tflite",
-        action="store_true",
-        help="with a form for LiteRT (needs litert-torch: docs/models.md)",
+        "--tflite", action="store_true",
+        help="with a form for LiteRT (needs litert-torch: docs/models.md); not with a budget",
+    )  # fmt: skip
+    built.add_argument("--max-bytes", type=int, metavar="N", help="of infer.onnx")
+    built.add_argument(
+        "--max-latency-us", type=float, metavar="N", help="of one window, median, on this machine"
+    )
+    built.add_argument(
+        "--max-accuracy-loss", type=float, metavar="X",
+        help="against the unpruned float model; 0.01 is one window in a hundred (needs evaluation.npz)",
+    )  # fmt: skip
+    built.add_argument(
+        "--epochs", type=int, default=20, metavar="N",
+        help="passes over training.npz at each training of a search for a budget (20)",
+    )  # fmt: skip
+    built.add_argument(
+        "--report", type=Path, metavar="FOLDER", help="write report.html and report.json there"
     )
     return parser
 

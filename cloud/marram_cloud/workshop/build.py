@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +14,13 @@ from marram.bundle.manifest import Manifest, ProgramFile, Role, Training
 from marram.programs.program import Program, Tensor, load
 from marram.storage import replace_file
 
+from marram_cloud.compression.cost import work
 from marram_cloud.compression.errors import CompressionError
+from marram_cloud.compression.quality import judge
 from marram_cloud.compression.quantise import quantise
 from marram_cloud.compression.ranges import calibrate
 from marram_cloud.litert.forms import TEMPLATE, with_form
+from marram_cloud.releases.calibration import Calibration
 from marram_cloud.workshop.export import BATCH, export
 from marram_cloud.workshop.functions import Functions
 from marram_cloud.workshop.litert import converter, template
@@ -60,16 +64,24 @@ class Report:
         return "\n".join([f"{self.path}: {self.size} bytes, {self.parameters} parameters", *rows])
 
 
-def build(folder: Path, output: Path | None = None, tflite: bool = False) -> Report:
+def build(
+    folder: Path,
+    output: Path | None = None,
+    project: Project | None = None,
+    keep_float: Sequence[str] = (),
+    tflite: bool = False,
+) -> Report:
     """Build the project in ``folder``; by default into ``folder/<name>.marram``.
 
+    project: with another module than that in the folder, a pruned one. keep_float: layers without int8.
     tflite: with a form for LiteRT, and the template that releases make theirs from. Raises CompressionError
     where that cannot be made, and ProjectError, UnsupportedError or DisagreementError; no file is written
     then.
     """
     torch.set_num_threads(1)
-    project = Project(folder)
+    project = project or Project(folder)
     about = project.about
+    judged = project.windows("evaluation.npz")
     functions = project.functions
     verifier = Verifier({})
     windows = torch.from_numpy(project.calibration)
@@ -78,8 +90,11 @@ def build(folder: Path, output: Path | None = None, tflite: bool = False) -> Rep
     files = _programs(functions, cases, verifier)
     flat = functions.flat().numpy()
     ranges = calibrate(files["predict.onnx"], flat, project.calibration)
-    files["infer.onnx"] = quantise(files["predict.onnx"], flat, ranges)
-    manifest = _manifest(project, functions, files)
+    files["infer.onnx"] = quantise(files["predict.onnx"], flat, ranges, keep_float)
+    figures = {"macs": float(work(files["predict.onnx"], flat).macs), "infer_bytes": len(files["infer.onnx"])}
+    if judged is not None:
+        figures |= _qualities(judged, len(about.labels), files, flat)
+    manifest = _manifest(project, functions, files, figures)
     members = {**files, PARAMETERS: encode_parameters(manifest, flat)}
     lite = ""
     if tflite:
@@ -125,7 +140,6 @@ def _programs(
         for name, value in cases[0].items()
     }
     data = ["x", "y", "weight"] if labelled else ["x", "weight"]
-    predictions = _PREDICTIONS[functions.task]
     sums = ["loss", "count", "correct"] if labelled else ["loss", "count"]
     unlabelled = Unlabelled(functions)
     train = functions.train if labelled else unlabelled.train
@@ -140,9 +154,7 @@ def _programs(
         "evaluate.onnx": export(
             evaluate, {"parameters": flat, **{name: example[name] for name in data}}, sums, data
         ),
-        "predict.onnx": export(
-            functions.predict, {"parameters": flat, "x": example["x"]}, predictions, ["x"]
-        ),
+        "predict.onnx": predict_program(functions, example["x"].shape[1:]),
     }
     measured = [{"parameters": flat, **{name: case[name] for name in data}} for case in cases]
     verifier.program("evaluate.onnx", files["evaluate.onnx"], evaluate, measured)
@@ -163,6 +175,12 @@ def _programs(
     return files
 
 
+def predict_program(functions: Functions, window: Sequence[int]) -> bytes:
+    """``predict.onnx``. window: (channels, length). Raises UnsupportedError."""
+    example = {"parameters": functions.flat(), "x": torch.zeros(_EXAMPLE_BATCH, *window)}
+    return export(functions.predict, example, _PREDICTIONS[functions.task], ["x"])
+
+
 @dataclass(frozen=True)
 class Unlabelled:
     """The same functions without ``y``: such a model's target is its own input."""
@@ -181,7 +199,9 @@ class Unlabelled:
         return self.functions.evaluate(parameters, x, None, weight)
 
 
-def _manifest(project: Project, functions: Functions, files: dict[str, bytes]) -> Manifest:
+def _manifest(
+    project: Project, functions: Functions, files: dict[str, bytes], figures: dict[str, float]
+) -> Manifest:
     about = project.about
     shapes = functions.shapes
     size = sum(int(np.prod(shape)) for shape in shapes.values())
@@ -208,8 +228,26 @@ def _manifest(project: Project, functions: Functions, files: dict[str, bytes]) -
             epochs=about.training.epochs,
             state=about.training.optimiser.state(functions.trained),
         ),
-        card=msgspec.structs.replace(about.card, metrics={**about.card.metrics, "parameters": float(size)}),
+        card=msgspec.structs.replace(
+            about.card, metrics={**about.card.metrics, "parameters": float(size), **figures}
+        ),
     )
+
+
+def _qualities(
+    judged: Calibration, classes: int, files: dict[str, bytes], flat: np.ndarray
+) -> dict[str, float]:
+    """For the model card: only what is the same at every build, so no times."""
+    exact = load(files["predict.onnx"], "onnx")(parameters=flat, x=judged.windows)
+    coarse = load(files["infer.onnx"], "onnx")(x=judged.windows)
+    found: dict[str, float] = {}
+    for name, said in (("fp32", exact), ("int8", coarse)):
+        quality = judge(said, judged.labels, classes)
+        if quality.accuracy is not None:
+            found[f"accuracy_{name}"] = quality.accuracy
+        if quality.loss is not None:
+            found[f"score_{name}"] = quality.loss
+    return found
 
 
 def _entry(file: str, content: bytes) -> ProgramFile:

@@ -57,7 +57,7 @@ class Functions:
 
     def __call__(self, x: Tensor, plain: Plain, training: bool) -> Any:  # noqa: ANN401
         """What the module itself makes of windows, as it gives it."""
-        return self._call(self.split(self.flat()), self._seen(x), plain, training)
+        return self._call(self.split(self.flat()), self.seen(x), plain, training)
 
     def split(self, flat: Tensor) -> dict[str, Tensor]:
         """A flat vector as named tensors."""
@@ -120,7 +120,10 @@ class Functions:
         self, tensors: dict[str, Tensor], x: Tensor, y: Tensor | None, plain: Plain, training: bool
     ) -> tuple[Tensor, Tensor]:
         """(what the module makes of the windows, what it should have made)."""
-        out = self._call(tensors, self._seen(x), plain, training)
+        return self.pair(self._call(tensors, self.seen(x), plain, training), x, y)
+
+    def pair(self, out: Any, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+        """(what the module made of the windows, what it should have made). out: what forward gave."""
         if self.task == "forecast":
             return out, x[:, :, -self.horizon :]
         if self.task == "classify":
@@ -128,7 +131,7 @@ class Functions:
         target, made = out
         return made, target
 
-    def _seen(self, x: Tensor) -> Tensor:
+    def seen(self, x: Tensor) -> Tensor:
         """What forward is given of windows: without the end, where that is what it should foretell."""
         return x[:, :, : -self.horizon] if self.task == "forecast" else x
 

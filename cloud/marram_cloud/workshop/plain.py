@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from marram_cloud.workshop import recurrent
+from marram_cloud.workshop.normalise import batch_norm
 
 # Of a Lehmer generator; squares modulo this prime still fit in 63 bits.
 _PRIME = 2**31 - 1
@@ -71,25 +72,20 @@ class Plain:
         momentum: float = 0.1, eps: float = 1e-5,
     ) -> Tensor:  # fmt: skip
         """Ioffe and Szegedy, 2015; see ``statistics``."""
-        shape = (1, -1, *(1,) * (input.ndim - 2))
-        axes = [0, *range(2, input.ndim)]
-        if training or running_mean is None or running_var is None:
-            count = torch.ones_like(input.detach().flatten(1)[:, 0]).sum() * math.prod(input.shape[2:])
-            mean = input.sum(axes) / count
-            variance = (input - mean.reshape(shape)).square().sum(axes) / count
-        else:
-            variance, mean = running_var, running_mean
-        if training and running_mean is not None and running_var is not None:
-            unbiased = variance.detach() * (count / torch.clamp(count - 1, min=1))
+        gain = torch.ones_like(input[0].flatten(1)[:, 0].detach()) if weight is None else weight
+        offset = torch.zeros_like(gain) if bias is None else bias
+        if not training and running_mean is not None and running_var is not None:
+            shape = (1, -1, *(1,) * (input.ndim - 2))
+            scale = torch.rsqrt(running_var + eps) * gain
+            return input * scale.reshape(shape) + (offset - running_mean * scale).reshape(shape)
+        made, mean, variance, count = batch_norm(input, gain, offset, eps)
+        if running_mean is not None and running_var is not None:
+            unbiased = variance * (count / torch.clamp(count - 1, min=1))
             self.statistics[id(running_mean)] = (
-                running_mean + momentum * (mean.detach() - running_mean),
+                running_mean + momentum * (mean - running_mean),
                 running_var + momentum * (unbiased - running_var),
             )
-        scale = torch.rsqrt(variance + eps)
-        if weight is not None:
-            scale = scale * weight
-        shift = -mean * scale if bias is None else bias - mean * scale
-        return input * scale.reshape(shape) + shift.reshape(shape)
+        return made
 
     def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Of rows, whatever stands in front of them: PyTorch's own form wants a fixed batch for more axes."""

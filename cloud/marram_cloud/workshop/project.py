@@ -10,6 +10,7 @@ For ``forecast`` it takes (batch, channels, length - horizon) and gives what com
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 import importlib.util
 import traceback
@@ -24,7 +25,7 @@ from marram.bundle.manifest import Channel, ModelCard, Name
 from marram.config.load import load
 from marram.errors import MarramError
 
-from marram_cloud.releases.calibration import read_calibration
+from marram_cloud.releases.calibration import Calibration, read_calibration
 from marram_cloud.workshop.functions import Functions
 from marram_cloud.workshop.losses import AnyLoss, usual
 from marram_cloud.workshop.optimisers import AnyOptimiser, Sgd
@@ -98,6 +99,30 @@ class Project:
             folder / "calibration.npz", len(self.about.channels), self.about.length
         ).windows
         self.functions = self._tried(self.functions)
+
+    def windows(self, file: str) -> Calibration | None:
+        """``training.npz`` or ``evaluation.npz`` of the folder; None if it is not there.
+
+        A classify model's need labels. Raises CalibrationError or ProjectError.
+        """
+        path = self.folder / file
+        if not path.exists():
+            return None
+        found = read_calibration(path, len(self.about.channels), self.about.length)
+        if self.about.task == "classify" and found.labels is None:
+            raise ProjectError(f"{path}: has no array 'labels': int64 (n,), the index of each window's label")
+        if found.labels is not None and found.labels.max() >= len(self.about.labels):
+            raise ProjectError(
+                f"{path}: a label is {found.labels.max()}, but project.yaml names "
+                f"{len(self.about.labels)} labels, counted from 0"
+            )
+        return found
+
+    def with_module(self, module: torch.nn.Module) -> Project:
+        """The same project with another module in place of that of its folder. Raises ProjectError."""
+        other = copy.copy(self)
+        other.functions = other._tried(other._functions(module))
+        return other
 
     def _module(self) -> torch.nn.Module:
         path = self.folder / "model.py"

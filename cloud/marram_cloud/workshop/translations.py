@@ -25,6 +25,10 @@ from marram_cloud.workshop.recurrent import gru_back_to_onnx, gru_to_onnx
 Value = Any
 
 
+# Where a Slice that goes backwards ends, so that it takes the first element too.
+_BEGINNING = -(2**31)
+
+
 class UnsupportedError(MarramError):
     """A module uses something that cannot be exported; the message says what to use instead."""
 
@@ -46,6 +50,8 @@ def convolution_backward(
     grad_input = grad_weight = grad_bias = grad_output
     if output_mask[0] and transposed:
         grad_input = op.Conv(grad_output, weight, **options)
+    elif output_mask[0] and _as_convolution(_sides(weight), steps, pads, spreads):
+        grad_input = _input_gradient(grad_output, weight, pads, spreads, groups)
     elif output_mask[0]:
         sides = zip(_sides(input), _sides(grad_output), _sides(weight), steps, pads, spreads, strict=True)
         left_over = [
@@ -62,45 +68,64 @@ def convolution_backward(
     return grad_input, grad_weight, grad_bias
 
 
+def _as_convolution(kernel: list[int], steps: list[int], pads: list[int], spreads: list[int]) -> bool:
+    """Whether the gradient of a convolution's input is a convolution too."""
+    sides = zip(kernel, steps, pads, spreads, strict=True)
+    return all(step == 1 and pad <= spread * (size - 1) for size, step, pad, spread in sides)
+
+
+def _input_gradient(made: Value, weight: Value, pads: list[int], spreads: list[int], groups: int) -> Value:
+    """By the turned kernel: onnxruntime's Conv is faster than its ConvTranspose."""
+    kernel = _sides(weight)
+    axes, inside, outside = len(kernel), int(weight.shape[1]), int(weight.shape[0]) // groups
+    apart = op.Reshape(weight, _ints([groups, outside, inside, *kernel]))
+    swapped = op.Transpose(apart, perm=[0, 2, 1, *range(3, 3 + axes)])
+    turned = op.Reshape(swapped, _ints([groups * inside, outside, *kernel]))
+    long = [axis for axis, size in enumerate(kernel, start=2) if size > 1]
+    if long:
+        many = len(long)
+        turned = op.Slice(
+            turned, _ints([-1] * many), _ints([_BEGINNING] * many), _ints(long), _ints([-1] * many)
+        )
+    sides = [spread * (size - 1) - pad for size, pad, spread in zip(kernel, pads, spreads, strict=True)]
+    return op.Conv(made, turned, pads=[*sides, *sides], dilations=spreads, group=groups)
+
+
 def _weight_gradient(
     seen: Value, made: Value, kernel: list[int], steps: list[int], pads: list[int], spreads: list[int],
     groups: int,
 ) -> Value:  # fmt: skip
     """(o, c / groups, kernel): for each place of the kernel, what it saw times the gradient of what it made.
 
-    seen: (n, c, ...). made: the gradient of the output, (n, o, ...). One matrix product of the gradient with
-    the unfolded input: measured faster in onnxruntime than a convolution with its axes swapped.
+    seen: (n, c, ...). made: the gradient of the output, (n, o, ...). One product of matrices a group, of the
+    gradient with the unfolded input, whose axes are innermost, so that unfolding copies long runs: measured
+    faster in onnxruntime than a convolution with its axes swapped, and than unfolding channels innermost.
     """
     axes = len(kernel)
-    inside, outside = int(seen.shape[1]), int(made.shape[1])
+    inside, outside = int(seen.shape[1]) // groups, int(made.shape[1]) // groups
     outputs, places = _sides(made), math.prod(kernel)
-    spatial = list(range(1, 1 + axes))
-    rows = op.Transpose(seen, perm=[0, *range(2, 2 + axes), 1])
+    spatial = list(range(2, 2 + axes))
+    swapped = [1, 0, *spatial]
+    rows = op.Transpose(seen, perm=swapped)
     if any(pads):
-        rows = op.Pad(rows, _ints([0, *pads, 0, 0, *pads, 0]))
+        rows = op.Pad(rows, _ints([0, 0, *pads, 0, 0, *pads]))
     taps = []
     for place in np.ndindex(*kernel):
         begins = [tap * spread for tap, spread in zip(place, spreads, strict=True)]
         ends = [begin + (out - 1) * step + 1 for begin, out, step in zip(begins, outputs, steps, strict=True)]
-        taps.append(op.Slice(rows, _ints(begins), _ints(ends), _ints(spatial), _ints(steps)))
+        whole = places == 1 and not any(pads) and all(step == 1 for step in steps)
+        tap = rows if whole else op.Slice(rows, _ints(begins), _ints(ends), _ints(spatial), _ints(steps))
+        taps.append(op.Reshape(tap, _ints([groups, inside, -1])))
+    unfolded = taps[0] if places == 1 else op.Concat(*taps, axis=1)
+    wanted = op.Reshape(op.Transpose(made, perm=swapped), _ints([groups, outside, -1]))
+    # The smaller matrix is the one that the product has to turn.
     if groups == 1:
-        unfolded = op.Reshape(op.Concat(*taps, axis=1 + axes), _ints([-1, places * inside]))
-        wanted = op.Reshape(op.Transpose(made, perm=[1, 0, *range(2, 2 + axes)]), _ints([outside, -1]))
-        product = op.Reshape(op.MatMul(wanted, unfolded), _ints([outside, places, inside]))
-        return op.Reshape(op.Transpose(product, perm=[0, 2, 1]), _ints([outside, inside, *kernel]))
-    each, those = inside // groups, outside // groups
-    wanted = op.Transpose(op.Reshape(made, _ints([0, groups, those, math.prod(outputs)])), perm=[1, 2, 0, 3])
-    wanted = op.Reshape(wanted, _ints([groups, those, -1]))
-    columns = [
-        op.Reshape(
-            op.Transpose(op.Reshape(tap, _ints([-1, groups, each])), perm=[1, 0, 2]),
-            _ints([groups, -1, each]),
-        )
-        for tap in taps
-    ]
-    product = op.MatMul(wanted, op.Concat(*columns, axis=2))
-    apart = op.Reshape(product, _ints([groups, those, places, each]))
-    return op.Reshape(op.Transpose(apart, perm=[0, 1, 3, 2]), _ints([outside, each, *kernel]))
+        product = op.MatMul(unfolded, op.Transpose(wanted, perm=[0, 2, 1]))
+        apart = op.Transpose(op.Reshape(product, _ints([places, inside, outside])), perm=[2, 1, 0])
+    else:
+        product = op.MatMul(wanted, op.Transpose(unfolded, perm=[0, 2, 1]))
+        apart = op.Transpose(op.Reshape(product, _ints([groups * outside, places, inside])), perm=[0, 2, 1])
+    return op.Reshape(apart, _ints([groups * outside, inside, *kernel]))
 
 
 def _sides(value: Value) -> list[int]:
@@ -194,9 +219,29 @@ def _filled(like: Tensor, axis: int, count: int, value: float) -> Tensor | None:
     return like.new_full(shape, value) if count > 0 else None
 
 
+def power(input: Tensor, exponent: float) -> Any:  # noqa: ANN401
+    """Squares as products: onnxruntime's Pow takes some ten times as long."""
+    if exponent == 1:
+        return input.clone()
+    if exponent == 2:
+        return input * input
+    return torch.sqrt(input) if exponent == 0.5 else NotImplemented
+
+
+def threshold_backward(grad_output: Tensor, self: Tensor, threshold: float) -> Tensor:
+    """Of ReLU. A product: onnxruntime's Where takes several times as long."""
+    return grad_output * (self > threshold).to(grad_output.dtype)
+
+
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """PyTorch's decompositions into plain operators, and what we put in their place."""
-    return {**core_aten_decompositions(), torch.ops.aten.constant_pad_nd.default: constant_pad}
+    aten = torch.ops.aten
+    return {
+        **core_aten_decompositions(),
+        aten.constant_pad_nd.default: constant_pad,
+        aten.pow.Tensor_Scalar: power,
+        aten.threshold_backward.default: threshold_backward,
+    }
 
 
 TRANSLATIONS: dict[Any, Callable[..., Any]] = {

@@ -6,31 +6,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from marram_cloud.workshop.drawing import document, tile
+
 from examples.shoulder.demo import plots
 
 Figures = dict[str, Any]
-
-_STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #faf9f5; max-width: 62rem;
-       margin: 0 auto; padding: 2rem 1.5rem 4rem; }
-h1 { font-size: 1.7rem; margin: 0 0 .3rem; color: #2f6f4f; }
-h2 { font-size: 1.1rem; margin: 0 0 .6rem; }
-p.lead { margin: 0 0 1.5rem; color: #555; max-width: 46rem; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .8rem;
-         margin-bottom: 1rem; }
-.tile, .card { background: #fff; border: 1px solid #e4e1d6; border-radius: 8px; padding: .9rem 1rem; }
-.tile b { display: block; font-size: 1.5rem; color: #2f6f4f; font-weight: 600; }
-.tile span { font-size: .85rem; color: #666; }
-.card { margin-bottom: 1rem; }
-.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem; }
-@media (max-width: 50rem) { .pair { grid-template-columns: 1fr; } }
-svg { width: 100%; height: auto; }
-table { border-collapse: collapse; font-size: .92rem; width: 100%; }
-td { text-align: left; padding: .18rem .8rem .18rem 0; vertical-align: top; border-bottom: 1px solid #eee; }
-td.name { white-space: nowrap; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-"""
 
 
 def write(figures: Figures, path: Path) -> None:
@@ -49,15 +29,14 @@ def _page(figures: Figures) -> str:
         (f"{deltas['counted']}/{deltas['accepted']}", "accepted deltas counted, each once"),
         (f"{windows['lost_in_swap']}", f"of {windows['predicted']:,} windows lost while releases came"),
     ]
-    return f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>Marram: what the demo did</title>
-<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style>
-<h1>Eight devices learned seven exercises</h1>
+    return document(
+        "Marram: what the demo did",
+        f"""<h1>Eight devices learned seven exercises</h1>
 <p class="lead">Eight <code>marram run</code> processes, each with one person's smartwatch recordings, an
 aggregator and an MQTT broker on this machine. No recording left its device; signed deltas of
 {figures["bytes"]["up_per_device_round"]:.0f} bytes did. Two more people were held out: the released int8
 model is right on {people} of their windows.</p>
-<div class="tiles">{"".join(_tile(big, small) for big, small in tiles)}</div>
+<div class="tiles">{"".join(tile(big, small) for big, small in tiles)}</div>
 <div class="card"><h2>Accuracy by round</h2>{plots.accuracy(figures)}</div>
 <div class="card"><h2>Releases: green runs the released model</h2>{plots.rollout(figures)}
 {_releases(figures["releases"])}</div>
@@ -69,13 +48,8 @@ model is right on {people} of their windows.</p>
 <div class="pair">
 <div class="card"><h2>What happened</h2>{_events(figures)}</div>
 <div class="card"><h2>Figures</h2>{_table(figures)}</div>
-</div>
-</html>
-"""
-
-
-def _tile(big: str, small: str) -> str:
-    return f'<div class="tile"><b>{big}</b><span>{small}</span></div>'
+</div>""",
+    )
 
 
 def _events(figures: Figures) -> str:

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from marram_cloud.workshop import drawing
+from marram_cloud.workshop.drawing import GREEN, GREY, RED, SAND, SEA
 
 Figures = dict[str, Any]
 
-_GREEN, _SAND, _SEA, _RED, _GREY = "#2f6f4f", "#c9a227", "#2b6ca3", "#b3402a", "#8a8f94"
-_STYLE = {
-    "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 11, "axes.spines.top": False,
-    "axes.spines.right": False, "axes.edgecolor": _GREY, "axes.labelcolor": "#333", "xtick.color": "#333",
-    "ytick.color": "#333",
-}  # fmt: skip
 _TARGET = 0.80
 
 
@@ -28,68 +16,54 @@ def accuracy(figures: Figures) -> str:
     """Round by round, with what happened to the fleet meanwhile."""
     rows = figures["accuracy"]["by_round"]
     rounds = [row["round"] for row in rows]
-    figure, axes = _axes(9.5, 4.4)
-    axes.axhline(_TARGET, color=_GREY, linewidth=1, linestyle=":")
-    axes.text(rounds[-1] + 0.4, _TARGET, "0.80", va="center", color=_GREY, fontsize=9)
+    figure, axes = drawing.axes(9.5, 4.4)
+    axes.axhline(_TARGET, color=GREY, linewidth=1, linestyle=":")
+    axes.text(rounds[-1] + 0.4, _TARGET, "0.80", va="center", color=GREY, fontsize=9)
     for key, color, text in (
-        ("own_windows", _SAND, "the devices' own held-back windows (what the aggregator sees)"),
-        ("held_out_people", _GREEN, "two people that no device has ever seen"),
+        ("own_windows", SAND, "the devices' own held-back windows (what the aggregator sees)"),
+        ("held_out_people", GREEN, "two people that no device has ever seen"),
     ):
         axes.plot(rounds, [row[key] for row in rows], color=color, linewidth=2.2, label=text)
     final = figures["accuracy"]["final_int8"]
     chosen = figures["release"]["parameters_of_round"]
-    axes.plot([chosen], [final], "o", color=_GREEN, markersize=9, zorder=5)
+    axes.plot([chosen], [final], "o", color=GREEN, markersize=9, zorder=5)
     axes.annotate(
         f"released in int8: {final:.3f}", (chosen, final), textcoords="offset points", xytext=(0, -30),
-        ha="center", color=_GREEN,
+        ha="center", color=GREEN,
     )  # fmt: skip
     for round_, texts in _by_round(figures).items():
-        axes.axvline(round_, color=_RED, linewidth=1, alpha=0.5, ymax=0.28)
-        axes.text(round_ + 0.15, 0.02, texts, rotation=90, fontsize=8, color=_RED, va="bottom", ha="left")
+        axes.axvline(round_, color=RED, linewidth=1, alpha=0.5, ymax=0.28)
+        axes.text(round_ + 0.15, 0.02, texts, rotation=90, fontsize=8, color=RED, va="bottom", ha="left")
     axes.set(ylim=(0, 1), xlabel="round", ylabel="accuracy")
     axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 0.3))
-    return _svg(figure)
+    return drawing.svg(figure)
 
 
 def sizes(figures: Figures) -> str:
     """What travels, against the fp32 parameters that others send."""
     bytes_ = figures["bytes"]
     rows = [
-        ("fp32 parameters", bytes_["fp32_parameters"], _GREY),
-        ("down, a device and round", bytes_["down_per_device_round"], _SEA),
-        ("up, a device and round", bytes_["up_per_device_round"], _GREEN),
+        ("fp32 parameters", bytes_["fp32_parameters"], GREY),
+        ("down, a device and round", bytes_["down_per_device_round"], SEA),
+        ("up, a device and round", bytes_["up_per_device_round"], GREEN),
     ]
-    return _bars(rows, lambda value: f"{value:,.0f} bytes")
+    return drawing.bars(rows, lambda value: f"{value:,.0f} bytes")
 
 
 def memory(figures: Figures) -> str:
     """PSS of the processes."""
     memory_ = figures["pss_mib"]
     rows = [
-        ("daemon, inferring", memory_["device_idle"], _GREEN),
-        ("its trainer, while it trains", memory_["trainer_peak"], _SAND),
-        ("aggregator", memory_["aggregator"], _SEA),
+        ("daemon, inferring", memory_["device_idle"], GREEN),
+        ("its trainer, while it trains", memory_["trainer_peak"], SAND),
+        ("aggregator", memory_["aggregator"], SEA),
     ]
-    return _bars(rows, lambda value: f"{value:.0f} MiB")
+    return drawing.bars(rows, lambda value: f"{value:.0f} MiB")
 
 
 def confusion(figures: Figures) -> str:
     """What the int8 model said of the held-out people's windows; rows are the truth."""
-    counts = np.array(figures["accuracy"]["confusion_int8"])
-    labels = figures["accuracy"]["labels"]
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure, axes = _axes(4.6, 4.2)
-    axes.imshow(share, cmap="Greens", vmin=0, vmax=1)
-    for row, column in np.ndindex(counts.shape):
-        if counts[row, column]:
-            color = "white" if share[row, column] > 0.5 else "#333"
-            axes.text(column, row, counts[row, column], ha="center", va="center", color=color, fontsize=9)
-    axes.set(xticks=range(len(labels)), yticks=range(len(labels)), xlabel="said", ylabel="was")
-    axes.set_xticklabels(labels, fontsize=9)
-    axes.set_yticklabels(labels, fontsize=9)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-    return _svg(figure)
+    return drawing.confusion(figures["accuracy"]["confusion_int8"], figures["accuracy"]["labels"])
 
 
 def rollout(figures: Figures) -> str:
@@ -100,14 +74,14 @@ def rollout(figures: Figures) -> str:
     lanes = {name: place for place, name in enumerate(names)}
     end = figures["seconds"]
     swapped = {one["device"]: one["seconds"] for one in reversed(chapter["reports"]) if one["running"]}
-    figure, axes = _axes(9.5, 3.4)
+    figure, axes = drawing.axes(9.5, 3.4)
     for name, lane in lanes.items():
         axes.hlines(lane, chapter["began"], swapped[name], color="#d8d5ca", linewidth=9)
-        axes.hlines(lane, swapped[name], end, color=_GREEN, linewidth=9)
+        axes.hlines(lane, swapped[name], end, color=GREEN, linewidth=9)
     for marker, color, text, places in (
         ("|", "#333", "begins to fetch", _reported(chapter, "fetching")),
-        ("X", _RED, "rolled back", _reported(chapter, "rolled_back")),
-        ("D", _SAND, "refused", [(name, one["seconds"]) for name, one in forged["refused_by"].items()]),
+        ("X", RED, "rolled back", _reported(chapter, "rolled_back")),
+        ("D", SAND, "refused", [(name, one["seconds"]) for name, one in forged["refused_by"].items()]),
     ):
         x, y = [at for _, at in places], [lanes[name] for name, _ in places]
         axes.plot(
@@ -116,33 +90,19 @@ def rollout(figures: Figures) -> str:
         )  # fmt: skip
     moments = [(one["seconds"], f"to {one['to']}") for one in chapter["stages"]]
     for at, text in [*moments, (bad["seconds"], "a bad release"), (forged["seconds"], "a forged release")]:
-        axes.axvline(at, color=_GREY, linewidth=1, linestyle=":")
+        axes.axvline(at, color=GREY, linewidth=1, linestyle=":")
         axes.text(at, len(names) - 0.35, text, rotation=20, fontsize=9, color="#333", ha="left", va="bottom")
     axes.set(yticks=range(len(names)), xlabel="seconds", ylim=(-0.7, len(names) - 0.4))
     axes.set_yticklabels(names)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3)
-    return _svg(figure)
+    return drawing.svg(figure)
 
 
 def _reported(chapter: dict[str, Any], stage: str) -> list[tuple[str, float]]:
     """(device, seconds) of every report of that stage."""
     return [(one["device"], one["seconds"]) for one in chapter["reports"] if one["stage"] == stage]
-
-
-def _bars(rows: list[tuple[str, float, str]], text: Any) -> str:  # noqa: ANN401 - a formatter
-    figure, axes = _axes(5.2, 0.55 * len(rows) + 0.5)
-    names, values, colors = zip(*rows, strict=True)
-    axes.barh(range(len(rows)), values, color=colors, height=0.6)
-    for place, value in enumerate(values):
-        axes.text(value, place, f" {text(value)}", va="center", fontsize=10)
-    axes.set(yticks=range(len(rows)), xticks=[], xlim=(0, max(values) * 1.35))
-    axes.set_yticklabels(names)
-    axes.invert_yaxis()
-    axes.spines[["bottom", "left"]].set_visible(False)
-    axes.tick_params(length=0)
-    return _svg(figure)
 
 
 def _by_round(figures: Figures) -> dict[int, str]:
@@ -159,17 +119,3 @@ def _by_round(figures: Figures) -> dict[int, str]:
                 text.removeprefix("an intruder sent a ").split(":")[0]
             )
     return {round_: ", ".join(texts) for round_, texts in found.items()}
-
-
-def _axes(width: float, height: float) -> tuple[Figure, Axes]:
-    plt.rcParams.update(_STYLE)
-    figure = plt.figure(figsize=(width, height))
-    return figure, figure.add_subplot()
-
-
-def _svg(figure: Figure) -> str:
-    out = io.StringIO()
-    figure.savefig(out, format="svg", bbox_inches="tight", transparent=True)
-    plt.close(figure)
-    text = out.getvalue()
-    return text[text.index("<svg") :]
