@@ -6,12 +6,12 @@ ARCH ?= amd64
 DEBIAN ?= 12
 FRESH ?= demo
 
-.PHONY: demo test lint bench simulate powercuts bundles lock clean deb deb-size system system-arm64 fresh zoo
+.PHONY: demo test lint bench simulate powercuts bundles lock clean deb deb-size system system-arm64 fresh zoo tflite
 
 demo: .venv/.demo
 	$(BIN)/python -m examples.shoulder.demo
 
-test: .venv/.test
+test: .venv/.test .venv-tflite-runtime
 	scripts/test
 
 lint: .venv/.test
@@ -55,6 +55,10 @@ system-arm64: .venv/.test
 fresh:
 	scripts/fresh $(FRESH)
 
+# Conversions of PyTorch modules for LiteRT, and examples of other people's models.
+tflite: .venv/.test .venv-litert build/others
+	MARRAM_TFLITE=1 $(BIN)/python -m pytest -n 2 tests/unit/cloud/workshop/test_litert.py tests/examples
+
 # Build the committed example bundles again (needs torch).
 bundles: .venv/.test
 	$(BIN)/marram-cloud workshop build examples/shoulder
@@ -65,9 +69,25 @@ bundles: .venv/.test
 lock: .venv/.test
 	scripts/lock
 
+# Other people's models, for examples/others.
+build/others: .venv/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target build/others.new \
+		silero-vad==6.2.3 rapidocr-onnxruntime==1.4.4 pymicro-wakeword==2.5.0
+	rm -rf build/others
+	mv build/others.new build/others
+	$(BIN)/python examples/others/prepare.py
+
+# An environment with litert-torch (2 GB), for `marram-cloud workshop build --tflite`.
+.venv-litert: scripts/setup-litert
+	PYTHON=$(PYTHON) scripts/setup-litert
+
+# An environment with tflite-runtime for its part of the tests (Python 3.11 only).
+.venv-tflite-runtime: scripts/setup-tflite-runtime
+	PYTHON=$(PYTHON) scripts/setup-tflite-runtime
+
 .venv/.%: pyproject.toml constraints.txt scripts/setup
 	PYTHON=$(PYTHON) scripts/setup $*
 	touch $@
 
 clean:
-	rm -rf .venv build
+	rm -rf .venv .venv-* build

@@ -19,7 +19,7 @@ from marram.device.watch import Watcher
 from marram.enrolment.renewal import Renewal
 from marram.errors import BundleError, ProgramError
 from marram.health import obey, observed
-from marram.inference.model import Model, int8_model, own_name
+from marram.inference.model import Model, own_name
 from marram.inference.pipeline import Pipeline
 from marram.inference.queue import WindowQueue
 from marram.learning import journal as journals
@@ -39,6 +39,7 @@ from marram.loop import Loop
 from marram.outputs.output import OUTPUTS, OutputConfig, OutputContext
 from marram.programs.program import ProgramOptions
 from marram.releases.configured import open_configured
+from marram.releases.forms import Choices, Forms, Trier
 from marram.releases.hold import Hold
 from marram.releases.installation import Installation
 from marram.releases.swap import Swap
@@ -87,9 +88,8 @@ def assemble(config: Agent) -> Parts:
     installation = Installation.open(config.device.state / "releases", configured, deadlines(config.releases))
     identity = identities.load(config.cloud.identity, key=config.cloud.key) if config.cloud else None
     clock = _clock(installation, identity)
-    bundle, path, model, broken = installation.start(
-        lambda one: int8_model(one, program_options(config)), clock(), curable=identity is not None
-    )
+    forms = make_forms(config, configured)
+    bundle, path, model, broken = installation.start(forms.load, clock(), curable=identity is not None)
     loop = Loop(clock)
     sensors = open_sensors(config, config.sensors)
     context = OutputContext(identity.subject.name if identity else config.device.name, bundle.manifest.name)
@@ -127,6 +127,16 @@ def program_options(config: Agent) -> ProgramOptions:
     return ProgramOptions(config.model.threads, config.model.providers)
 
 
+def make_forms(config: Agent, configured: Bundle) -> Forms:
+    """How models are loaded, in which of their forms. configured: the YAML's bundle."""
+    learning = config.learning or Learning()
+    trier = Trier(
+        configured, config.releases.memory, learning.trainer.nice, config.releases.preflight_timeout
+    )
+    choices = Choices(config.device.state / "releases" / "forms.json")
+    return Forms(choices, program_options(config), config.model.runtime, trier)
+
+
 def _passed(identity: Identity | None) -> float:
     """Unix seconds that are over: this version's release, and the start of the own certificate."""
     return max(RELEASED, identity.floor if identity else 0.0)
@@ -144,7 +154,7 @@ def fallback(config: Agent, installation: Installation) -> Model | None:
         return None
     try:
         before = installation.bundle(installation.machine.state.previous)
-        return int8_model(before, program_options(config))
+        return make_forms(config, installation.slots.configured).load(before)
     except (BundleError, ProgramError) as error:
         log.error("nothing to fall back on: %s", error)
         return None
@@ -307,8 +317,7 @@ def place(config: Agent, identity: Identity, configured: Bundle) -> Place:
         model=configured.manifest.name,
         root=identity.root,
         store=str(config.device.state / "windows.db") if learning is not None else "",
-        threads=config.model.threads,
-        providers=config.model.providers,
+        forms=make_forms(config, configured),
         nice=(learning or Learning()).trainer.nice,
         description=config.model.description,
         authority=identity.folder / identities.AUTHORITY,
@@ -329,7 +338,7 @@ def _updater(
         settings=config.releases,
         at=place(config, identity, parts.installation.slots.configured),
         installation=parts.installation,
-        inference=Swap(pipeline, program_options(config)),
+        inference=Swap(pipeline, make_forms(config, parts.installation.slots.configured)),
         topics=Topics(subject.fleet, subject.region),
         author=author,
         link=link,

@@ -205,6 +205,13 @@ def _setup(options: argparse.Namespace) -> int:
     ).run()
 
 
+def _inspect(options: argparse.Namespace) -> int:
+    from marram.inspection.inspect import inspect
+
+    print(inspect(options.file))
+    return 0
+
+
 def _releases(options: argparse.Namespace) -> int:
     from marram.control import ask
     from marram.status import releases_text
@@ -328,6 +335,10 @@ def _parser() -> argparse.ArgumentParser:
     shown = command("status", _status, "Ask the running agent how it is.")
     shown.add_argument("--json", action="store_true", help="everything, as JSON")
     _add_help(command, layered)
+    about = command("model", None, "Look at model files.").add_subparsers(required=True, metavar="WHAT")
+    looked = about.add_parser("inspect", help="what an ONNX or TFLite file wants, and YAML that runs it")
+    looked.add_argument("file", type=Path)
+    looked.set_defaults(command=_inspect)
     released = command("releases", _releases, "Show which release runs here, and what became of others.")
     released.add_argument("--json", action="store_true", help="everything, as JSON")
     system = command("system", None, "What the operating system must allow.")

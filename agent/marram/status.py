@@ -29,6 +29,8 @@ def status(config: Agent, parts: Parts) -> dict[str, Any]:
         "uptime": round(uptime, 1),
         "model": {
             "name": pipeline.model.name if pipeline.model else None,
+            "runtime": pipeline.model.runtime if pipeline.model else None,
+            "why": pipeline.model.why if pipeline.model else None,
             "release": running.release.version if running else None,
             "swaps": pipeline.swaps,
         },
@@ -181,6 +183,7 @@ def text(answer: dict[str, Any]) -> str:
         f"{answer['device']}  up {answer['uptime']:.0f} s  "
         f"memory {answer['memory']['pss'] / 2**20:.0f} MiB PSS ({answer['memory']['rss'] / 2**20:.0f} RSS)",
         f"model     {model['name'] or _no_model(answer)}",
+        *([f"runtime   {model['runtime']}: {model['why']}"] if model["runtime"] else []),
         f"windows   {windows['predicted']} predicted ({windows['per_second']} a second), "
         f"{windows['waiting']} waiting, {windows['dropped']} dropped, {windows['failed']} failed",
         f"latency   {windows['latency_us']['p50']:.0f} us median, {windows['latency_us']['p99']:.0f} us p99",

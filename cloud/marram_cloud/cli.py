@@ -170,7 +170,7 @@ def _workshop_build(options: argparse.Namespace) -> int:
     if budget or options.report is not None:
         print(compress(options.project, options.output, budget, options.report, options.epochs))
     else:
-        print(build(options.project, options.output))
+        print(build(options.project, options.output, tflite=options.tflite))
     return 0
 
 
@@ -259,6 +259,10 @@ def _parser() -> argparse.ArgumentParser:
     built = inner.add_parser("build", help="Trace a PyTorch project into a bundle.")
     built.add_argument("project", type=Path)
     built.add_argument("-o", "--output", type=Path)
+    built.add_argument(
+        "--tflite", action="store_true",
+        help="with a form for LiteRT (needs litert-torch: docs/models.md); not with a budget",
+    )  # fmt: skip
     built.add_argument("--max-bytes", type=int, metavar="N", help="of infer.onnx")
     built.add_argument(
         "--max-latency-us", type=float, metavar="N", help="of one window, median, on this machine"

@@ -63,6 +63,17 @@ def classifier(
     return model(nodes, [output("scores", ("batch", 2))], initializers, shape, domains=domains)
 
 
+def linear(weights: np.ndarray, shape: Sequence[int | str]) -> bytes:
+    """scores = softmax(weights @ window), weights float32 (labels, channels * length)."""
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["row"]),
+        helper.make_node("Gemm", ["row", "weights"], ["logits"], transB=1),
+        helper.make_node("Softmax", ["logits"], ["scores"], axis=1),
+    ]
+    given = {"weights": weights.astype(np.float32)}
+    return model(nodes, [output("scores", ("batch", len(weights)))], given, shape)
+
+
 def manifest(**changes: object) -> Manifest:
     """The manifest of a bundle around ``classifier``."""
     made = Manifest(
@@ -86,6 +97,14 @@ def manifest(**changes: object) -> Manifest:
         labels=LABELS,
     )
     return msgspec.structs.replace(made, **changes)
+
+
+def both_forms(onnx_form: bytes, tflite_form: bytes) -> bytes:
+    """A bundle that carries a program for each runtime."""
+    about = manifest().programs["infer"]
+    second = msgspec.structs.replace(about, file="infer.tflite", runtime="tflite")
+    programs = {"infer": about, "infer_tflite": second}
+    return bundle(onnx_form, {"infer.tflite": tflite_form}, programs=programs)
 
 
 def bundle(infer: bytes | None = None, members: dict[str, bytes] | None = None, **changes: object) -> bytes:

@@ -55,11 +55,49 @@ class _Model:
         one.builtinOptionsType, one.builtinOptions = kind, options
         self.graph.operators.append(one)
 
+    def sign(self, inputs: list[int], outputs: list[int]) -> None:
+        """A signature with the names that litert-torch gives."""
+        signature = schema.SignatureDefT()
+        signature.signatureKey, signature.subgraphIndex = b"serving_default", 0
+        signature.inputs = [_entry(f"args_{place}", tensor) for place, tensor in enumerate(inputs)]
+        signature.outputs = [_entry(f"output_{place}", tensor) for place, tensor in enumerate(outputs)]
+        self.model.signatureDefs = [signature]
+
     def encode(self, inputs: list[int], outputs: list[int]) -> bytes:
         self.graph.inputs, self.graph.outputs = inputs, outputs
         builder = flatbuffers.Builder(1024)
         builder.Finish(self.model.Pack(builder), b"TFL3")
         return bytes(builder.Output())
+
+
+def _entry(name: str, tensor: int) -> schema.TensorMapT:
+    entry = schema.TensorMapT()
+    entry.name, entry.tensorIndex = name.encode(), tensor
+    return entry
+
+
+def linear(
+    weights: np.ndarray, shape: tuple[int, ...], bias: np.ndarray | None = None, signed: bool = False
+) -> bytes:
+    """scores = softmax(weights @ window + bias), weights float32 (labels, channels * length):
+    ``models.linear``. signed: with a signature as litert-torch writes it.
+    """
+    bias = np.zeros(len(weights), np.float32) if bias is None else bias.astype(np.float32)
+    made = _Model()
+    batch = (shape[0], len(weights))
+    x = made.tensor("x", shape, _FLOAT)
+    w = made.tensor("weights", weights.shape, _FLOAT, content=weights.astype(np.float32))
+    b = made.tensor("bias", (len(weights),), _FLOAT, content=bias)
+    logits, scores = made.tensor("logits", batch, _FLOAT), made.tensor("scores", batch, _FLOAT)
+    if signed:
+        made.sign([x], [scores])
+    operators, options = schema.BuiltinOperator, schema.BuiltinOptions
+    softmax = schema.SoftmaxOptionsT()
+    softmax.beta = 1.0
+    dense = schema.FullyConnectedOptionsT()
+    made.operator(operators.FULLY_CONNECTED, [x, w, b], [logits], options.FullyConnectedOptions, dense)
+    made.operator(operators.SOFTMAX, [logits], [scores], options.SoftmaxOptions, softmax)
+    return made.encode([x], [scores])
 
 
 def classifier(

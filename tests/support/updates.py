@@ -19,9 +19,10 @@ from marram.bundle.file import Bundle
 from marram.config.schema import Releases, Trial
 from marram.device.clock import Clock
 from marram.errors import ProgramError
-from marram.inference.model import Model, int8_model
+from marram.inference.model import Model
 from marram.loop import Loop
 from marram.programs.program import ProgramOptions
+from marram.releases.forms import Choices, Forms, Wanted
 from marram.releases.hold import Hold
 from marram.releases.installation import Installation
 from marram.releases.machine import Deadlines
@@ -44,16 +45,17 @@ SETTINGS = Releases(spread=0.0, trial=Trial(windows=40, confirm=60))
 class Inference:
     """What runs, as the pipeline would: windows are predicted by hand."""
 
-    def __init__(self, bundle: Bundle) -> None:
-        self.model = int8_model(bundle, ProgramOptions())
+    def __init__(self, bundle: Bundle, forms: Forms) -> None:
+        self.forms = forms
+        self.model = forms.load(bundle)
         self.fallback: Model | None = None
         self.misbehaved = ""
         self.predicted = self.failed = 0
         self.shadow: Callable[[Windows], None] = lambda windows: None
 
     def swap(self, bundle: Bundle, fallback: Bundle | None) -> None:
-        model = int8_model(bundle, ProgramOptions())
-        self.fallback = int8_model(fallback, ProgramOptions()) if fallback is not None else None
+        model = self.forms.load(bundle)
+        self.fallback = self.forms.load(fallback) if fallback is not None else None
         self.model, self.misbehaved = model, ""
 
     def keep(self) -> None:
@@ -132,13 +134,15 @@ class Rig:
     authority: Path | None = None
     description: Description | None = None
     windows: Windows = field(default_factory=lambda: shoulder_windows(1))
+    wanted: Wanted = "auto"
 
     def __post_init__(self) -> None:
         deadlines = Deadlines(self.releases.deadline, 240.0, self.releases.trial.deadline)
         configured = open_model(self.configured, self.description)
         self.installation = Installation.open(self.folder / "releases", configured, deadlines)
-        bundle, _, _, _ = self.installation.start(lambda one: int8_model(one, ProgramOptions()), self.clock())
-        self.inference = Inference(bundle)
+        self.forms = Forms(Choices(self.folder / "releases" / "forms.json"), ProgramOptions(), self.wanted)
+        bundle, _, _, _ = self.installation.start(self.forms.load, self.clock())
+        self.inference = Inference(bundle, self.forms)
         self.loop = Loop(Clock(lambda: self.installation.machine.state.floor, self.clock))
         self.topics = Topics("fleet", "region")
         server = BlockServer(self.repository.path) if self.over_mqtt else None
@@ -173,8 +177,7 @@ class Rig:
             model=model,
             root=self.repository.root,
             store=self.store,
-            threads=1,
-            providers=("CPUExecutionProvider",),
+            forms=self.forms,
             nice=0,
             description=self.description,
             authority=self.authority,
@@ -196,7 +199,7 @@ class Rig:
         """The same device after a start, with the same settings."""
         rig = Rig(
             self.folder, self.repository, self.releases, self.configured, self.tags, self.clock, self.minute,
-            self.store, self.over_mqtt, self.authority, self.description, self.windows,
+            self.store, self.over_mqtt, self.authority, self.description, self.windows, self.wanted,
         )  # fmt: skip
         rig.start()
         return rig

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from marram.bundle.description import WINDOW, Description
+from marram.bundle.description import Description
 from marram.bundle.file import Bundle, read, read_content
 from marram.bundle.manifest import Channel, Manifest, ProgramFile, Role
 from marram.errors import BundleError, ProgramError
@@ -93,16 +93,22 @@ class BareBundle(Bundle):
 
 
 class _Adapted:
-    """A program behind the inputs and outputs that a bundle's have."""
+    """A program behind the inputs and outputs that a bundle's have.
+
+    One with state is run window by window, in their order, and begins anew when it is loaded.
+    """
 
     def __init__(self, program: Program, entry: ProgramFile, description: Description, source: str) -> None:
         self._program, self._about, self._source = program, description, source
         self.inputs, self.outputs = entry.inputs, entry.outputs
-        self._input = self._checked_input()
+        self._fed = self._checked_inputs()
         self._output = self._chosen_output()
-        size = self._input.shape[description.layout.index("batch")]
+        self._always = self._constants()
+        self._state = self._first_state()
+        batch = description.layout.index("batch")
+        fixed = {tensor.shape[batch] for tensor in self._fed if isinstance(tensor.shape[batch], int)}
         # A model with a batch of fixed size runs block by block.
-        self._block = size if isinstance(size, int) else None
+        self._block = 1 if self._state else min((int(size) for size in fixed), default=None)
 
     def __call__(self, **arrays: Array) -> dict[str, Array]:
         x = arrays["x"].astype(np.float32, copy=False)
@@ -115,21 +121,36 @@ class _Adapted:
         count = len(x)
         if self._block is not None and count < step:
             x = np.concatenate([x, np.zeros((step - count, *x.shape[1:]), np.float32)])
-        given = self._laid_out(x).astype(self._input.dtype, copy=False)
-        value = self._program(**{self._input.name: given})[self._output.name].astype(np.float32, copy=False)
-        about = self._about
-        if about.task == "classify":
-            return self._reshaped(value, (len(x), len(about.labels)))[:count]
-        if value.shape != given.shape:
-            raise self._misfit(value.shape, f"the input's own, {given.shape}")
+        given = {
+            tensor.name: self._laid_out(part).astype(tensor.dtype, copy=False)
+            for tensor, part in zip(self._fed, self._parts(x), strict=True)
+        }
+        outputs = self._program(**given, **self._always, **self._state)
+        for name, output in self._about.state.items():
+            self._state[name] = outputs[output].astype(self._state[name].dtype, copy=False)
+        value = outputs[self._output.name].astype(np.float32, copy=False)
+        if self._about.task == "classify":
+            return self._labelled(value, len(x))[:count]
+        (shape,) = (one.shape for one in given.values())
+        if value.shape != shape:
+            raise self._misfit(value.shape, f"the input's own, {shape}")
         return self._taken_back(value)[:count]
+
+    def _parts(self, x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """The channels of each input, in the order of ``_fed``."""
+        if not self._about.inputs:
+            return [x]
+        places = {channel.name: place for place, channel in enumerate(self._about.channels)}
+        return [x[:, [places[name] for name in self._about.inputs[one.name]]] for one in self._fed]
 
     def _laid_out(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """A block (n, channels, length) in the model's layout."""
         axes = [axis for axis in self._about.layout if axis != "one"]
+        if self._about.width is not None:
+            x = x.reshape(*x.shape[:2], -1, self._about.width)
         if "channels" not in axes:
-            x = x[:, 0, :]
-        order = [axis for axis in WINDOW if axis in axes]
+            x = x[:, 0]
+        order = [axis for axis in self._about.window if axis in axes]
         moved = x.transpose([order.index(axis) for axis in axes])
         ones = tuple(place for place, axis in enumerate(self._about.layout) if axis == "one")
         return np.ascontiguousarray(np.expand_dims(moved, ones))
@@ -138,9 +159,10 @@ class _Adapted:
         """The other way."""
         ones = tuple(place for place, axis in enumerate(self._about.layout) if axis == "one")
         axes = [axis for axis in self._about.layout if axis != "one"]
-        order = [axis for axis in WINDOW if axis in axes]
+        order = [axis for axis in self._about.window if axis in axes]
         moved = np.squeeze(value, ones).transpose([axes.index(axis) for axis in order])
-        return moved if "channels" in axes else moved[:, None, :]
+        whole = moved if "channels" in axes else moved[:, None]
+        return whole.reshape(*whole.shape[:2], -1)
 
     def _scores(self, value: NDArray[np.float32]) -> dict[str, Array]:
         if not self._about.logits:
@@ -148,29 +170,53 @@ class _Adapted:
         powers = np.exp(value - value.max(axis=1, keepdims=True, initial=-np.inf))
         return {"scores": powers / powers.sum(axis=1, keepdims=True)}
 
-    def _reshaped(self, value: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """The value without axes of size 1 that the shape does not have."""
-        if value.size != np.prod(shape) or value.shape[0] != shape[0]:
-            raise self._misfit(value.shape, f"{shape}: a score for each of the labels")
-        return value.reshape(shape)
+    def _labelled(self, value: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+        """A score for each label, without axes of size 1. One score of two labels is the second's."""
+        labels = len(self._about.labels)
+        if labels == 2 and value.size == count and not self._about.logits:
+            return np.stack([1 - value.reshape(-1), value.reshape(-1)], axis=1)
+        if value.size != count * labels or value.shape[0] != count:
+            raise self._misfit(value.shape, f"{(count, labels)}: a score for each of the labels")
+        return value.reshape(count, labels)
 
     def _misfit(self, found: tuple[int, ...], expected: str) -> ProgramError:
         return ProgramError(
             f"{self._source}: output {self._output.name!r} has the shape {found}, expected {expected}"
         )
 
-    def _checked_input(self) -> Tensor:
-        about, inputs = self._about, self._program.inputs
-        if len(inputs) != 1:
-            names = ", ".join(repr(one.name) for one in inputs)
-            raise BundleError(f"{self._source}: has the inputs {names}; only models with one input can run")
-        (tensor,) = inputs
+    def _checked_inputs(self) -> list[Tensor]:
+        """Those that take the window, or their part of it; every other must be in the description."""
+        about, known = self._about, {one.name: one for one in self._program.inputs}
+        named = [*about.inputs, *about.state, *about.constants, *([about.input] if about.input else [])]
+        missing = [name for name in named if name not in known]
+        if missing:
+            raise BundleError(
+                f"{self._source}: has no input {missing[0]!r}; it has: {', '.join(map(repr, known))}"
+            )
+        left = [name for name in known if name not in named]
+        fed = list(about.inputs) or [about.input or (left.pop(0) if len(left) == 1 else "")]
+        if left or "" in fed:
+            names = ", ".join(map(repr, known))
+            raise BundleError(
+                f"{self._source}: has the inputs {names}; say in the description which takes the window "
+                "(input or inputs), and what the others take (state, constants)"
+            )
+        for name in fed:
+            self._check(known[name], len(about.inputs.get(name, about.channels)))
+        return [known[name] for name in fed]
+
+    def _check(self, tensor: Tensor, channels: int) -> None:
+        about = self._about
         if tensor.dtype not in _FLOATS:
             raise BundleError(
                 f"{self._source}: input {tensor.name!r} is {tensor.dtype}, expected one of "
                 f"{', '.join(_FLOATS)}"
             )
-        sizes = {"channels": len(about.channels), "length": about.length, "one": 1}
+        width = about.width or 1
+        sizes = {
+            "channels": channels, "length": about.length, "one": 1, "height": about.length // width,
+            "width": width,
+        }  # fmt: skip
         expected = tuple(sizes.get(axis, axis) for axis in about.layout)
         fits = len(tensor.shape) == len(expected) and all(
             not isinstance(size, int) or not isinstance(want, int) or size == want
@@ -181,16 +227,41 @@ class _Adapted:
                 f"{self._source}: input {tensor.name!r} has the shape {tensor.shape}, expected {expected} by "
                 f"layout ({', '.join(about.layout)}), channels and length of its description"
             )
-        return tensor
 
     def _chosen_output(self) -> Tensor:
-        outputs, wanted = self._program.outputs, self._about.output
-        chosen = [one for one in outputs if wanted in (None, one.name)]
+        outputs, about = {one.name: one for one in self._program.outputs}, self._about
+        missing = [name for name in about.state.values() if name not in outputs]
+        if missing:
+            raise BundleError(
+                f"{self._source}: has no output {missing[0]!r}; it has: {', '.join(map(repr, outputs))}"
+            )
+        fed_back = set(about.state.values())
+        chosen = [
+            one
+            for name, one in outputs.items()
+            if name == about.output or (about.output is None and name not in fed_back)
+        ]
         if len(chosen) != 1:
-            names = ", ".join(repr(one.name) for one in outputs)
-            found = f"no output {wanted!r}" if wanted is not None else f"{len(outputs)} outputs"
+            names = ", ".join(map(repr, outputs))
+            found = f"no output {about.output!r}" if about.output is not None else f"{len(chosen)} outputs"
             raise BundleError(f"{self._source}: has {found}; set description.output to one of {names}")
         return chosen[0]
+
+    def _constants(self) -> dict[str, Array]:
+        known = {one.name: one for one in self._program.inputs}
+        return {
+            name: np.full(_sizes(known[name]), value, known[name].dtype)
+            for name, value in self._about.constants.items()
+        }
+
+    def _first_state(self) -> dict[str, Array]:
+        known = {one.name: one for one in self._program.inputs}
+        return {name: np.zeros(_sizes(known[name]), known[name].dtype) for name in self._about.state}
+
+
+def _sizes(tensor: Tensor) -> tuple[int, ...]:
+    """Of one window."""
+    return tuple(size if isinstance(size, int) else 1 for size in tensor.shape)
 
 
 def _errors(x: NDArray[np.float32], again: NDArray[np.float32]) -> dict[str, Array]:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-Axis = Literal["batch", "channels", "length", "one"]
+Axis = Literal["batch", "channels", "length", "height", "width", "one"]
 WINDOW: tuple[Axis, ...] = ("batch", "channels", "length")
 Positive = Annotated[int, msgspec.Meta(gt=0, le=1_000_000)]
 
@@ -34,7 +34,13 @@ class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     stride: samples from one window to the next.
     labels: the classes, in the order of the scores.
     threshold: reconstruction error (mean square) above which a window is an anomaly.
-    layout: the axes of the model's input; one stands for an axis of size 1.
+    layout: the axes of the model's input; one stands for an axis of size 1, height and width for an
+    image's length.
+    width: of an image whose rows a window holds one after the other.
+    input: name of the input that takes the window, by default the only one.
+    inputs: instead, which channels each of several inputs takes.
+    state: inputs that take what an output gave for the window before, zeros at the start.
+    constants: inputs that always take the same number.
     output: name of the output that is used, by default the only one.
     logits: whether the scores still have to go through a softmax.
     """
@@ -50,8 +56,18 @@ class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     labels: tuple[str, ...] = ()
     threshold: float | None = None
     layout: tuple[Axis, ...] = WINDOW
+    width: Positive | None = None
+    input: str | None = None
+    inputs: dict[str, tuple[str, ...]] = {}
+    state: dict[str, str] = {}
+    constants: dict[str, float] = {}
     output: str | None = None
     logits: bool = False
+
+    @property
+    def window(self) -> tuple[Axis, ...]:
+        """The axes of a block of windows: an image's length is its height and its width."""
+        return WINDOW if self.width is None else ("batch", "channels", "height", "width")
 
     def problems(self) -> Iterable[tuple[tuple[str | int, ...], str]]:
         """Cross-field mistakes."""
@@ -60,10 +76,23 @@ class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             yield ("channels",), "expected channels with names of their own, found one twice"
         if self.task == "classify" and (len(self.labels) < 2 or len(set(self.labels)) < len(self.labels)):
             yield ("labels",), "expected at least two labels, each once, for the task classify"
+        yield from self._misled(names)
         axes = [axis for axis in self.layout if axis != "one"]
-        needed = set(WINDOW) - ({"channels"} if len(names) == 1 else set())
+        needed = set(self.window) - ({"channels"} if len(names) == 1 else set())
         if len(set(axes)) < len(axes) or not needed <= set(axes):
             yield (
                 ("layout",),
                 f"expected each of {', '.join(sorted(needed))} once, found {', '.join(self.layout)}",
             )
+
+    def _misled(self, names: list[str]) -> Iterable[tuple[tuple[str | int, ...], str]]:
+        if self.width is not None and self.length % self.width:
+            yield ("width",), f"expected a divisor of length, {self.length}, found {self.width}"
+        taken = [name for part in self.inputs.values() for name in part]
+        if self.inputs and sorted(taken) != sorted(names):
+            yield ("inputs",), f"expected each of {', '.join(names)} once, found {', '.join(taken)}"
+        if self.inputs and (self.input is not None or self.task != "classify"):
+            yield ("inputs",), "expected no key input beside it, and the task classify"
+        fed = [*self.inputs, *self.state, *self.constants, *([self.input] if self.input else [])]
+        for name in sorted({name for name in fed if fed.count(name) > 1}):
+            yield ("state",), f"expected each input once, found {name!r} in two places"

@@ -22,7 +22,8 @@ _MOST_PARAMETERS = 1 << 26
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$(?!\n)")]
 Task = Literal["classify", "reconstruct", "forecast", "regress"]
-Role = Literal["infer", "train", "evaluate", "predict", "calibrate"]
+Role = Literal["infer", "infer_tflite", "train", "evaluate", "predict", "calibrate"]
+InferRole = Literal["infer", "infer_tflite"]
 
 
 class Channel(msgspec.Struct, frozen=True):

@@ -110,6 +110,7 @@ class Model(_Section, frozen=True, kw_only=True):
     description: what such a file does not say of itself.
     threads: threads inside one operator of the model.
     providers: onnxruntime execution providers, best first; what the machine lacks is passed over.
+    runtime: which of a bundle's forms runs; auto measures both here, once, and takes the better one.
     max_batch: most windows in one call of the model.
     queue: windows that may wait for the model; beyond it the oldest are dropped and counted.
     parameters: run the int8 program of the bundle, or the parameters that this device trained itself.
@@ -122,6 +123,7 @@ class Model(_Section, frozen=True, kw_only=True):
     description: Description | None = None
     threads: Threads = 1
     providers: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("CPUExecutionProvider",)
+    runtime: Literal["auto", "onnx", "tflite"] = "auto"
     max_batch: Count = 64
     queue: Count = 4096
     parameters: Literal["bundle", "own"] = "bundle"

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marram.bundle.file import Bundle
-from marram.bundle.manifest import Manifest
+from marram.bundle.manifest import InferRole, Manifest
 from marram.errors import BundleError, NotFiniteError, ProgramError
 from marram.inference.prediction import Cause, Prediction
 from marram.programs.program import Array, ProgramOptions
@@ -38,12 +38,17 @@ class Normal:
 
 @dataclass(frozen=True)
 class Model:
-    """One loaded model. run: x float32 (n, channels, length) -> named outputs."""
+    """One loaded model. run: x float32 (n, channels, length) -> named outputs.
+
+    runtime: "onnx" or "tflite"; why: that one and not the other, for people.
+    """
 
     manifest: Manifest
     name: str
     run: Callable[[NDArray[np.float32]], dict[str, Array]]
     normal: Normal | None = None
+    runtime: str = ""
+    why: str = ""
 
     def predict(self, windows: Windows, arrived: NDArray[np.float64]) -> list[Prediction]:
         """The predictions of a block. Raises ProgramError when the outputs are unusable.
@@ -136,11 +141,16 @@ def verdicts(manifest: Manifest) -> tuple[str, ...]:
     return manifest.labels if manifest.task == "classify" else ("normal", "anomaly")
 
 
-def int8_model(bundle: Bundle, options: ProgramOptions) -> Model:
-    """The bundle's int8 program, tried once on a window of zeros. Raises BundleError or ProgramError."""
-    program = bundle.program("infer", options)
+def int8_model(bundle: Bundle, options: ProgramOptions, role: InferRole = "infer", why: str = "") -> Model:
+    """The bundle's int8 program, tried once on a window of zeros. Raises BundleError or ProgramError.
+
+    role: in which of the forms that the bundle has. why: that one.
+    """
+    program = bundle.program(role, options)
     manifest = bundle.manifest
-    model = Model(manifest, f"{manifest.name} {manifest.version}", lambda x: program(x=x))
+    runtime = manifest.programs[role].runtime
+    name = f"{manifest.name} {manifest.version}"
+    model = Model(manifest, name, lambda x: program(x=x), runtime=runtime, why=why)
     _try(model, bundle.source)
     return model
 
@@ -156,7 +166,9 @@ def own_model(
             f"{bundle.source}: has {manifest.parameter_count} parameters, the device's own are "
             f"{parameters.shape[0]}"
         )
-    model = Model(manifest, own_name(manifest), lambda x: program(parameters=parameters, x=x), normal)
+    run = lambda x: program(parameters=parameters, x=x)  # noqa: E731
+    name, runtime = own_name(manifest), manifest.programs["predict"].runtime
+    model = Model(manifest, name, run, normal, runtime, "it learns here")
     _try(model, bundle.source)
     return model
 
@@ -167,7 +179,8 @@ def own_int8_model(
     """The int8 program with the device's own parameters. arrays: initialisers of ``infer.onnx``."""
     program = bundle.program("infer", options, arrays)
     manifest = bundle.manifest
-    model = Model(manifest, own_name(manifest, "own, int8"), lambda x: program(x=x), normal)
+    name, runtime = own_name(manifest, "own, int8"), manifest.programs["infer"].runtime
+    model = Model(manifest, name, lambda x: program(x=x), normal, runtime, "it learns here")
     _try(model, bundle.source)
     return model
 

@@ -1,6 +1,7 @@
 """Programs in TFLite, run by LiteRT (or tflite-runtime, its predecessor, where only that is installed).
 
-An int8 program takes and gives float32 here like any other: its quantisation is in the file.
+An int8 program takes and gives float32 here like any other: its quantisation is in the file, and is done for
+a whole block of windows at once.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ Detail = dict[str, Any]
 class TfliteProgram:
     """One TFLite file in one interpreter; calls may come from any one thread at a time.
 
-    Names are the file's, without what TensorFlow's converter puts around them ("serving_default_x:0": "x").
+    Names are those of the file's signature, or its tensors' own without what TensorFlow's converter puts
+    around them ("serving_default_x:0": "x"). A file whose tensors all begin with a size of 1, which is what
+    converters from PyTorch make, takes a block of any size: it is run row by row.
     """
 
     def __init__(self, source: Path | bytes, options: ProgramOptions) -> None:
@@ -41,26 +44,55 @@ class TfliteProgram:
         except (ValueError, RuntimeError, OSError) as error:
             where = "the given bytes" if isinstance(source, bytes) else str(source)
             raise ProgramError(f"LiteRT cannot load {where}: {error}") from error
-        self._inputs: dict[str, Detail] = {_name(one): one for one in self._interpreter.get_input_details()}
-        self._outputs: dict[str, Detail] = {_name(one): one for one in self._interpreter.get_output_details()}
-        self.inputs = tuple(_tensor(name, one) for name, one in self._inputs.items())
-        self.outputs = tuple(_tensor(name, one) for name, one in self._outputs.items())
+        ins, outs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        self._inputs = _named(ins, self._signature("inputs"))
+        self._outputs = _named(outs, self._signature("outputs"))
+        self._by_row = all(_sizes(one)[:1] == [1] for one in (*ins, *outs))
+        self.inputs = tuple(_tensor(name, one, self._by_row) for name, one in self._inputs.items())
+        self.outputs = tuple(_tensor(name, one, self._by_row) for name, one in self._outputs.items())
         self._shapes = {name: tuple(one["shape"]) for name, one in self._inputs.items()}
 
     def __call__(self, **arrays: Array) -> dict[str, Array]:
         self._check(arrays)
         try:
-            self._resize({name: array.shape for name, array in arrays.items()})
-            for name, array in arrays.items():
-                detail = self._inputs[name]
-                self._interpreter.set_tensor(detail["index"], _quantised(detail, array))
-            self._interpreter.invoke()
-            return {
-                name: _dequantised(detail, self._interpreter.get_tensor(detail["index"]))
-                for name, detail in self._outputs.items()
-            }
+            stored = {name: _quantised(self._inputs[name], array) for name, array in arrays.items()}
+            found = self._rows(stored) if self._by_row else self._whole(stored)
         except (ValueError, RuntimeError) as error:
             raise ProgramError(f"LiteRT refused to run the program: {error}") from error
+        return {name: _dequantised(detail, found[name]) for name, detail in self._outputs.items()}
+
+    def _whole(self, arrays: dict[str, Array]) -> dict[str, Array]:
+        """One call."""
+        self._resize({name: array.shape for name, array in arrays.items()})
+        for name, array in arrays.items():
+            self._interpreter.set_tensor(self._inputs[name]["index"], array)
+        self._interpreter.invoke()
+        return {name: self._interpreter.get_tensor(one["index"]) for name, one in self._outputs.items()}
+
+    def _rows(self, arrays: dict[str, Array]) -> dict[str, Array]:
+        """A call for each row."""
+        counts = {len(array) for array in arrays.values()}
+        if len(counts) != 1:
+            raise ValueError(f"its inputs have {sorted(counts)} rows")
+        (count,) = counts
+        found = {
+            name: np.empty((count, *one["shape"][1:]), one["dtype"]) for name, one in self._outputs.items()
+        }
+        for row in range(count):
+            one = self._whole({name: array[row : row + 1] for name, array in arrays.items()})
+            for name, value in one.items():
+                found[name][row] = value[0]
+        return found
+
+    def _signature(self, side: str) -> dict[str, str]:
+        """Names by the tensors' own, where the file has one signature that names them."""
+        signatures = self._interpreter.get_signature_list()
+        if len(signatures) != 1:
+            return {}
+        (key,) = signatures
+        runner = self._interpreter.get_signature_runner(key)
+        details = runner.get_input_details() if side == "inputs" else runner.get_output_details()
+        return {str(one["name"]): str(name) for name, one in details.items()}
 
     def _check(self, arrays: dict[str, Array]) -> None:
         if arrays.keys() != self._inputs.keys():
@@ -89,16 +121,26 @@ class TfliteProgram:
         self._shapes = shapes
 
 
+def _named(details: list[Detail], signature: dict[str, str]) -> dict[str, Detail]:
+    return {signature.get(str(one["name"])) or _name(one): one for one in details}
+
+
 def _name(detail: Detail) -> str:
     return str(detail["name"]).removeprefix("serving_default_").removesuffix(":0")
 
 
-def _tensor(name: str, detail: Detail) -> Tensor:
+def _sizes(detail: Detail) -> list[int]:
+    """-1 for one that varies."""
+    signature = detail["shape_signature"]
+    return [int(size) for size in (signature if len(signature) else detail["shape"])]
+
+
+def _tensor(name: str, detail: Detail, by_row: bool) -> Tensor:
     dtype = "float32" if _scales(detail) is not None else np.dtype(detail["dtype"]).name
-    sizes = detail["shape_signature"] if len(detail["shape_signature"]) else detail["shape"]
-    return Tensor(
-        name, dtype, tuple(int(size) if size >= 0 else f"size{axis}" for axis, size in enumerate(sizes))
-    )
+    sizes = _sizes(detail)
+    if by_row:
+        sizes[0] = -1
+    return Tensor(name, dtype, tuple(size if size >= 0 else f"size{axis}" for axis, size in enumerate(sizes)))
 
 
 def _scales(detail: Detail) -> tuple[float, int] | None:

@@ -44,13 +44,14 @@ class Installation:
         return Installation(Slots(folder, configured), machine, _saved=state)
 
     def start(
-        self, load: Callable[[Bundle], Loaded], now: float, curable: bool = False
+        self, load: Callable[[Bundle, Path], Loaded], now: float, curable: bool = False
     ) -> tuple[Bundle, Path, Loaded | None, str]:
         """(bundle, its file, what ``load`` made of it, "") for inference to begin with.
 
-        A committed release whose file was changed, or that does not load any more, is left for the one before
-        it, in the end for the configured bundle. If that one does not load: (it, its file, None, the reason)
-        where a release may still come (curable); else raises what ``load`` raised.
+        load: given the bundle and its file. A committed release whose file was changed, or that does not load
+        any more, is left for the one before it, in the end for the configured bundle. If that one does not
+        load: (it, its file, None, the reason) where a release may still come (curable); else raises what
+        ``load`` raised.
         """
         self.pending += self.handle(Started(), now)
         while (running := self.machine.running) is not None:
@@ -61,13 +62,14 @@ class Installation:
                 self.pending += self.handle(Damaged(str(error)), now)
                 continue
             try:
-                return bundle, self.slots.path(running.slot), load(bundle), ""
+                path = self.slots.path(running.slot)
+                return bundle, path, load(bundle, path), ""
             except (BundleError, ProgramError) as error:
                 log.error("%s does not load: %s; what ran before it runs", running.release.target, error)
                 self.pending += self.handle(Misbehaved(f"does not load any more: {error}"), now)
         configured = self.slots.configured
         try:
-            return configured, Path(configured.source), load(configured), ""
+            return configured, Path(configured.source), load(configured, Path(configured.source)), ""
         except (BundleError, ProgramError) as error:
             if not curable:
                 raise

@@ -35,8 +35,10 @@ class Pair:
     candidate: Subject
 
     @staticmethod
-    def load(running: Candidate, candidate: Candidate) -> Pair:
+    def load(running: Candidate | None, candidate: Candidate) -> Pair:
         """Raises BundleError or ProgramError when the candidate does not load."""
+        if running is None:
+            return Pair(None, Subject(candidate))
         first: Subject | None = None
         try:
             first = Subject(running)
@@ -87,7 +89,8 @@ class Subject:
                 f"{bundle.manifest.name} {bundle.manifest.version}: is of another family than the configured "
                 f"model ({configured.manifest.name})"
             )
-        model = int8_model(bundle, ProgramOptions(self.candidate.threads, self.candidate.providers))
+        options = ProgramOptions(self.candidate.threads, self.candidate.providers)
+        model = int8_model(bundle, options, self.candidate.role)
         self._before = before
         self._run = model.run
         self._model = replace(model, run=self._timed)

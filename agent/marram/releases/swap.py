@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from marram.bundle.file import Bundle
 from marram.errors import BundleError, ProgramError
-from marram.inference.model import Model, int8_model
+from marram.inference.model import Model
 from marram.inference.pipeline import Pipeline
-from marram.programs.program import ProgramOptions
+from marram.releases.forms import Forms
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ class Swap:
     """The pipeline, for ``marram.releases.updater.Inference``."""
 
     pipeline: Pipeline
-    options: ProgramOptions
+    forms: Forms
 
     @property
     def predicted(self) -> int:
@@ -30,11 +30,11 @@ class Swap:
         return self.pipeline.misbehaved
 
     def swap(self, bundle: Bundle, fallback: Bundle | None) -> None:
-        self.pipeline.swap(int8_model(bundle, self.options), self._loaded(fallback))
+        self.pipeline.swap(self.forms.load(bundle), self._loaded(fallback))
 
     def _loaded(self, fallback: Bundle | None) -> Model | None:
         try:
-            return int8_model(fallback, self.options) if fallback is not None else None
+            return self.forms.load(fallback) if fallback is not None else None
         except (BundleError, ProgramError) as error:  # it may be what this release heals
             log.error("nothing to fall back on: %s", error)
             return None

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from marram.bundle.description import Description
+from marram.bundle.manifest import InferRole
 from marram.releases.gates import Measured
 
 Kind = Literal["marram", "onnx", "tflite"]
@@ -128,7 +129,7 @@ class Outcome(msgspec.Struct, frozen=True, tag=True):
 
 class Candidate(msgspec.Struct, frozen=True):
     """A model file to try. name, version: for people. configured: file of the YAML's model; description: of a
-    bare one. memory: bytes that the child may take.
+    bare one. memory: bytes that the child may take. role: which of its forms.
     """
 
     name: str
@@ -141,12 +142,16 @@ class Candidate(msgspec.Struct, frozen=True):
     providers: tuple[str, ...]
     memory: int
     nice: int
+    role: InferRole = "infer"
 
 
 class PreflightJob(msgspec.Struct, frozen=True):
-    """windows: the sample store's file, "" where there is none. count: most windows to run."""
+    """windows: the sample store's file, "" where there is none. count: most windows to run.
 
-    running: Candidate
+    running: None to try the candidate on its own.
+    """
+
+    running: Candidate | None
     candidate: Candidate
     windows: str
     count: int

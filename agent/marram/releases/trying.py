@@ -5,12 +5,13 @@ Both run in children: a model that crashes, leaks or hangs takes nothing with it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
 
+from marram.bundle.manifest import InferRole
 from marram.children.child import Child, ChildError
 from marram.config.schema import Releases
 from marram.loop import Loop
@@ -48,6 +49,37 @@ class Trying:
     def pid(self) -> int | None:
         """Of the child, while there is one."""
         return self._child.pid if self._child is not None else None
+
+    def measure(
+        self,
+        forms: Sequence[Candidate],
+        done: Callable[[dict[InferRole, Measured | str], float], None],
+    ) -> None:
+        """Measure each form of a candidate on stored windows, in a child of its own, one after the other.
+
+        ``done`` hears what was measured of each, or why it does not run.
+        """
+        measured: dict[InferRole, Measured | str] = {}
+        waiting = list(forms)
+
+        def go_on(now: float) -> None:
+            if not waiting:
+                done(measured, now)
+                return
+            form, tried = waiting.pop(0), None
+
+            def heard(frame: Tried | ChildError, now: float) -> None:
+                nonlocal tried
+                if isinstance(frame, Tried):
+                    tried = frame
+                else:
+                    measured[form.role] = tried.candidate if tried is not None else str(frame)
+                    go_on(now)
+
+            job = PreflightJob(None, form, self.store, self.windows)
+            self._run("marram.releases.preflight", Tried, job, self.preflight_timeout, heard).close()
+
+        go_on(0.0)
 
     def preflight(self, running: Candidate, candidate: Candidate, done: Callable[[str, float], None]) -> None:
         """Try the candidate on stored windows; ``done`` hears why it may not run, "" when it may."""

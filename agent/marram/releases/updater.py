@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -17,12 +17,15 @@ import msgspec
 
 from marram.bundle.description import Description
 from marram.bundle.file import Bundle
+from marram.bundle.manifest import InferRole
 from marram.children.child import ChildError
 from marram.config.schema import Releases
 from marram.errors import BundleError, MarramError, ProgramError, StorageError
 from marram.learning.shell import Link
 from marram.loop import Loop
 from marram.releases import machine as machines
+from marram.releases.forms import Forms, better, possible
+from marram.releases.gates import Measured
 from marram.releases.hold import Hold, waits_for
 from marram.releases.installation import Installation
 from marram.releases.looking import Look
@@ -66,9 +69,9 @@ class Inference(Protocol):
 class Place:
     """What a device is to its releases.
 
-    root: file of the factory root. store: the sample store's file, "" for none. threads, providers: of the
-    model. nice: of the children. description: of a bare model file. authority: file of the
-    fleet's, by which a repository over HTTPS may be believed too.
+    root: file of the factory root. store: the sample store's file, "" for none. nice: of the children.
+    forms: how the model runs. description: of a bare model file. authority: file of the fleet's, by which a
+    repository over HTTPS may be believed too.
     """
 
     device: str
@@ -76,16 +79,16 @@ class Place:
     model: str
     root: Path
     store: str
-    threads: int
-    providers: tuple[str, ...]
     nice: int
+    forms: Forms
     description: Description | None = None
     authority: Path | None = None
 
 
 def deadlines(settings: Releases) -> Deadlines:
     """As the machine takes them."""
-    return Deadlines(settings.deadline, 2 * settings.preflight_timeout, settings.trial.deadline)
+    # A preflight is at most four children: two forms are measured and tried.
+    return Deadlines(settings.deadline, 5 * settings.preflight_timeout, settings.trial.deadline)
 
 
 @dataclass
@@ -370,20 +373,60 @@ class Updater:
                     self._changed_stage(now)
 
     def _preflight(self, candidate: Candidate, now: float) -> None:
+        """Measure its forms where it has more than one, and try the one that is chosen."""
+        assert candidate.slot is not None
         try:
-            self.trying.preflight(
-                self._running(),
-                self._candidate(candidate),
-                lambda refusal, now: self._tell(machines.Preflighted(refusal), now),
-            )
-        except ChildError as error:
+            bundle = self.installation.slots.load(candidate.release, candidate.slot)
+            roles, _ = possible(bundle, self.at.forms.wanted)
+            if len(roles) == 1:
+                self._preflight_form(candidate, roles[0])
+                return
+            forms = [self._candidate(candidate, role) for role in roles]
+            self.trying.measure(forms, lambda measured, now: self._measured(candidate, measured, now))
+        except (BundleError, ChildError) as error:
             self._tell(machines.Preflighted(str(error)), now)
 
+    def _measured(
+        self, candidate: Candidate, measured: Mapping[InferRole, Measured | str], now: float
+    ) -> None:
+        choice = self.at.forms.settle(candidate.release.sha256, measured)
+        if choice.role is None:
+            self._tell(machines.Preflighted(choice.why), now)
+            return
+        log.info("release %s runs as %s: %s", candidate.release.target, choice.role, choice.why)
+        role = choice.role
+        others = {other: one for other, one in measured.items() if other != role}
+
+        def refused(refusal: str, now: float) -> None:
+            """Perhaps its other form may run."""
+            log.warning("release %s as %s: %s", candidate.release.target, role, refusal)
+            self._measured(candidate, {**others, role: refusal}, now)
+
+        self._preflight_form(candidate, role, refused if _any_sound(others) else None)
+
+    def _preflight_form(
+        self, candidate: Candidate, role: InferRole, refused: Callable[[str, float], None] | None = None
+    ) -> None:
+        """Try one form beside the running model. refused: called in place of telling the machine."""
+
+        def done(refusal: str, now: float) -> None:
+            if refusal and refused is not None:
+                refused(refusal, now)
+            else:
+                self._tell(machines.Preflighted(refusal), now)
+
+        try:
+            self.trying.preflight(self._running(), self._candidate(candidate, role), done)
+        except ChildError as error:
+            done(str(error), self.loop.clock())
+
     def _try(self, candidate: Candidate, now: float) -> None:
+        assert candidate.slot is not None
+        role = self._role(Installed(candidate.release, candidate.slot, ""))
         try:
             self.trying.trial(
                 self._running(),
-                self._candidate(candidate),
+                self._candidate(candidate, role),
                 lambda now: self._tell(machines.TrialBegun(), now),
                 lambda refusal, now: self._tell(machines.Trialled(refusal), now),
             )
@@ -491,15 +534,23 @@ class Updater:
             release.version if release else "",
             release.kind if release else configured,
             self.installation.running_file,
+            self._role(running),
         )
 
-    def _candidate(self, candidate: Candidate) -> Trial:
+    def _role(self, installed: Installed | None) -> InferRole:
+        """The form that runs, or will; what does not load is told of by the child."""
+        try:
+            return self.at.forms.role(self.installation.bundle(installed))
+        except BundleError:
+            return "infer"
+
+    def _candidate(self, candidate: Candidate, role: InferRole) -> Trial:
         release = candidate.release
         assert candidate.slot is not None
         file = self.installation.slots.path(candidate.slot)
-        return self._trial(release.target, release.version, release.kind, file)
+        return self._trial(release.target, release.version, release.kind, file, role)
 
-    def _trial(self, name: str, version: str, kind: Kind, file: Path) -> Trial:
+    def _trial(self, name: str, version: str, kind: Kind, file: Path, role: InferRole) -> Trial:
         at = self.at
         return Trial(
             name=name,
@@ -508,11 +559,16 @@ class Updater:
             kind=kind,
             configured=self._configured,
             description=at.description,
-            threads=at.threads,
-            providers=at.providers,
+            threads=at.forms.options.threads,
+            providers=at.forms.options.providers,
             memory=self.settings.memory,
             nice=at.nice,
+            role=role,
         )
+
+
+def _any_sound(measured: Mapping[InferRole, Measured | str]) -> bool:
+    return better(measured)[0] is not None
 
 
 class _Version(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ from marram.assembly import (
     Parts,
     fallback,
     label_link,
+    make_forms,
     make_stream,
     open_sensors,
     output_names,
@@ -23,7 +24,7 @@ from marram.assembly import (
 )
 from marram.config.schema import Agent
 from marram.errors import MarramError
-from marram.inference.model import Model, int8_model
+from marram.inference.model import Model
 from marram.link.mqtt import MqttLink
 from marram.notify import notify
 from marram.outputs.output import OUTPUTS, Output
@@ -127,7 +128,9 @@ class Reloader:
         if new.model.parameters == "own":
             own = own_parameters(new, bundle)
             return _Models(own.model, own.fallback, swaps) if own is not None else _Models(None, None, swaps)
-        return _Models(int8_model(bundle, program_options(new)), fallback(new, installation), swaps)
+        forms = make_forms(new, installation.slots.configured)
+        model = forms.load(bundle, installation.running_file)
+        return _Models(model, fallback(new, installation), swaps)
 
     def _commit(self, new: Agent, what: Plan, ready: _Ready) -> None:
         parts, pipeline = self._parts, self._parts.pipeline
@@ -191,7 +194,7 @@ class Reloader:
             parts.loop.post(lambda now: local.settle(schedule, options, now))
         if updater is not None and renewal is not None:
             at = place(new, renewal.identity, installation.slots.configured)
-            inference = Swap(parts.pipeline, options)
+            inference = Swap(parts.pipeline, at.forms)
             parts.loop.post(lambda now: updater.settle(new.releases, at, inference, now))
 
     def _run(self, new: Agent, models: _Models) -> None:

@@ -1,6 +1,8 @@
-"""A new bundle out of an old one: other parameters, the int8 program made from them, a new version."""
+"""A new bundle out of an old one: other parameters, the int8 programs made from them, a new version."""
 
 from __future__ import annotations
+
+import logging
 
 import msgspec
 import numpy as np
@@ -9,21 +11,28 @@ from numpy.typing import NDArray
 
 from marram_cloud.compression.programs import int8_programs, kept_float
 from marram_cloud.compression.quantise import Ranges
+from marram_cloud.litert.forms import TEMPLATE, with_form
+
+log = logging.getLogger(__name__)
 
 
 def rebuild(
     bundle: Bundle,
     parameters: NDArray[np.float32],
     ranges: Ranges,
+    windows: NDArray[np.float32] | None,
     version: str,
     metrics: dict[str, float],
 ) -> bytes:
-    """The new bundle's bytes. ranges: of the activations, for int8. metrics go into the model card beside
-    those that are there."""
+    """The new bundle's bytes. ranges: of the activations, for int8. windows: for LiteRT's form, which
+    there is none of without them. metrics go into the model card beside those that are there."""
     manifest = bundle.manifest
     predict = bundle.members[manifest.programs["predict"].file]
     members = {**bundle.members, PARAMETERS: encode_parameters(manifest, parameters)}
     int8 = int8_programs(predict, parameters, ranges, kept_float(bundle, parameters))
     manifest, members = int8.put_into(manifest, members)
+    manifest, members, told = with_form(manifest, members, parameters, windows)
+    log.info("infer.tflite: %s", told)
+    members.pop(TEMPLATE, None)
     card = msgspec.structs.replace(manifest.card, metrics={**manifest.card.metrics, **metrics})
     return encode(msgspec.structs.replace(manifest, version=version, card=card), members)

@@ -15,12 +15,15 @@ from marram.programs.program import Tensor, load
 from marram.storage import replace_file
 
 from marram_cloud.compression.cost import work
+from marram_cloud.compression.errors import CompressionError
 from marram_cloud.compression.programs import int8_programs, program_file
 from marram_cloud.compression.quality import judge
 from marram_cloud.compression.ranges import calibrate
+from marram_cloud.litert.forms import TEMPLATE, with_form
 from marram_cloud.releases.calibration import Calibration
 from marram_cloud.workshop.export import export
 from marram_cloud.workshop.functions import Functions
+from marram_cloud.workshop.litert import converter, template
 from marram_cloud.workshop.project import Project
 from marram_cloud.workshop.verify import Verifier, batches
 
@@ -48,6 +51,7 @@ class Report:
     differences: dict[str, float]
     int8: float
     no_calibrate: str = ""
+    tflite: str = ""
 
     def __str__(self) -> str:
         rows = [
@@ -64,16 +68,24 @@ class Report:
             rows.append(f"  calibrate.onnx {size:8} bytes   gives the same int8 on a device, to the bit")
         if self.no_calibrate:
             rows.append(f"  devices run what they learn themselves in float32: {self.no_calibrate}")
+        if self.tflite:
+            rows.append(f"  infer.tflite   {self.tflite}")
         return "\n".join([f"{self.path}: {self.size} bytes, {self.parameters} parameters", *rows])
 
 
 def build(
-    folder: Path, output: Path | None = None, project: Project | None = None, keep_float: Sequence[str] = ()
+    folder: Path,
+    output: Path | None = None,
+    project: Project | None = None,
+    keep_float: Sequence[str] = (),
+    tflite: bool = False,
 ) -> Report:
     """Build the project in ``folder``; by default into ``folder/<name>.marram``.
 
     project: with another module than that in the folder, a pruned one. keep_float: layers without int8.
-    Raises ProjectError, UnsupportedError or DisagreementError; no file is written then.
+    tflite: with a form for LiteRT, and the template that releases make theirs from. Raises CompressionError
+    where that cannot be made, and ProjectError, UnsupportedError or DisagreementError; no file is written
+    then.
     """
     torch.set_num_threads(1)
     project = project or Project(folder)
@@ -94,6 +106,12 @@ def build(
         figures |= _qualities(judged, len(about.labels), files, flat)
     manifest, files = int8.put_into(_manifest(project, functions, files, figures), files)
     members = {**files, PARAMETERS: encode_parameters(manifest, flat)}
+    lite = ""
+    if tflite:
+        members[TEMPLATE] = _template(functions, project, files)
+        manifest, members, lite = with_form(manifest, members, flat, project.calibration)
+        if "infer_tflite" not in manifest.programs:
+            raise CompressionError(lite)
     content = encode(manifest, members)
     parse(content)
     target = output or folder / f"{about.name}.marram"
@@ -106,7 +124,20 @@ def build(
         differences=verifier.differences,
         int8=_int8_difference(files, flat, project.calibration),
         no_calibrate=int8.why,
+        tflite=lite,
     )
+
+
+def _template(functions: Functions, project: Project, files: dict[str, bytes]) -> bytes:
+    python = converter()
+    if python is None:
+        raise CompressionError(
+            "no litert-torch is installed: `make .venv-litert` does that; MARRAM_LITERT_PYTHON names an "
+            "interpreter elsewhere that has it"
+        )
+    outputs = [one.name for one in load(files["predict.onnx"], "onnx").outputs]
+    window = (len(project.about.channels), project.about.length)
+    return template(python, functions.predict, files["predict.onnx"], functions.flat(), window, outputs)
 
 
 def _programs(

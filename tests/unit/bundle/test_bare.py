@@ -18,7 +18,7 @@ from marram.config.values import Place
 from marram.errors import BundleError, ProgramError
 from marram.inference.model import int8_model
 from marram.programs.program import ProgramOptions
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from tests.support import models, tflite
 from tests.support.cli import marram
@@ -198,3 +198,117 @@ def test_the_agent_runs_a_bare_file(kind, tmp_path):
     found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [one["label"] for one in found] == ["high", "high", "low", "low"]
     assert found[0]["model"].startswith("tiny ")
+
+
+def graph(nodes, inputs, outputs, **initializers):
+    """An ONNX model of several inputs and outputs, each (name, shape)."""
+    values = [
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in side]
+        for side in (inputs, outputs)
+    ]
+    given = [numpy_helper.from_array(value, name) for name, value in initializers.items()]
+    made = helper.make_graph(nodes, "graph", *values, given)
+    opset = [helper.make_opsetid("", 17)]
+    return helper.make_model(made, opset_imports=opset, ir_version=9).SerializeToString()
+
+
+def counting(scale="scale"):
+    """high = the mean of all windows so far: sum and count are fed back; times a constant."""
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["mean"], axes=[1, 2], keepdims=0),
+        helper.make_node("Add", ["mean", "sum"], ["sum_out"]),
+        helper.make_node("Add", ["count", "one"], ["count_out"]),
+        helper.make_node("Div", ["sum_out", "count_out"], ["average"]),
+        helper.make_node("Mul", ["average", scale], ["high"]),
+    ]
+    inputs = [("x", ("batch", 2, 4)), ("sum", (1,)), ("count", (1,)), (scale, ())]
+    outputs = [("high", ("batch",)), ("sum_out", (1,)), ("count_out", (1,))]
+    return graph(nodes, inputs, outputs, one=np.ones(1, np.float32))
+
+
+FED = {"input": "x", "state": {"sum": "sum_out", "count": "count_out"}, "constants": {"scale": 0.5}}
+
+
+def test_state_is_fed_back_window_by_window_however_they_come():
+    x = np.abs(windows(6))
+    program = wrap(counting(), "onnx", described(**FED)).program("infer", ProgramOptions())
+    found = np.concatenate([program(x=part)["scores"] for part in (x[:1], x[1:5], x[5:])])
+    averages = np.cumsum(x.mean(axis=(1, 2))) / np.arange(1, 7)
+    np.testing.assert_allclose(found[:, 1], averages / 2, rtol=1e-5)
+    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_a_model_that_is_loaded_anew_begins_anew():
+    x = np.abs(windows(3))
+    first, again = (infer(counting(), "onnx", x, **FED)["scores"] for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+
+
+def test_each_of_several_inputs_takes_its_channels():
+    nodes = [
+        helper.make_node("ReduceMean", ["a"], ["low"], axes=[1, 2], keepdims=0),
+        helper.make_node("ReduceMean", ["b"], ["high"], axes=[1, 2], keepdims=0),
+        helper.make_node("Unsqueeze", ["low", "axis"], ["left"]),
+        helper.make_node("Unsqueeze", ["high", "axis"], ["right"]),
+        helper.make_node("Concat", ["left", "right"], ["scores"], axis=1),
+    ]
+    inputs = [("a", ("batch", 1, 4)), ("b", ("batch", 1, 4))]
+    content = graph(nodes, inputs, [("scores", ("batch", 2))], axis=np.array([1], np.int64))
+    x = windows(3)
+    found = infer(content, "onnx", x, inputs={"a": ["y"], "b": ["x"]})["scores"]
+    np.testing.assert_allclose(found, x.mean(axis=2)[:, ::-1], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "layout", [("batch", "channels", "height", "width"), ("batch", "height", "width", "channels")]
+)
+def test_an_image_is_a_window_of_its_rows(layout):
+    """The mask lets one pixel through: the second of the first row, of the first channel."""
+    sizes = {"batch": 1, "channels": 2, "height": 2, "width": 2}
+    mask = np.zeros([sizes[axis] for axis in layout], np.float32)
+    mask[tuple(1 if axis == "width" else 0 for axis in layout)] = 1
+    shape = ["batch" if axis == "batch" else sizes[axis] for axis in layout]
+    node = helper.make_node("Mul", ["x", "mask"], ["again"])
+    content = models.model([node], [models.output("again", shape)], {"mask": mask}, shape)
+    x = windows(3)
+    found = infer(content, "onnx", x, task="reconstruct", labels=[], layout=layout, width=2)
+    left = np.square(x)
+    left[:, 0, 1] = 0
+    np.testing.assert_allclose(found["channel_scores"], left.mean(axis=2), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "has the inputs 'x', 'sum', 'count', 'scale'; say in the description which takes the window"),
+        ({**FED, "constants": {}}, "say in the description which takes the window"),
+        ({**FED, "state": {"sum": "sum_out", "total": "count_out"}}, "has no input 'total'"),
+        ({**FED, "state": {"sum": "sum_out", "count": "counted"}}, "has no output 'counted'"),
+        ({**FED, "output": "low"}, "has no output 'low'"),
+    ],
+    ids=["nothing said", "one left", "no such input", "no such output", "no such score"],
+)
+def test_what_is_not_said_of_an_input_is_asked_for(changes, words):
+    with pytest.raises(BundleError, match=words):
+        int8_model(wrap(counting(), "onnx", described(**changes)), ProgramOptions())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"width": 3}, "width: expected a divisor of length, 4"),
+        ({"inputs": {"a": ["x"]}}, "inputs: expected each of x, y once"),
+        ({"input": "x", "state": {"x": "y"}}, "expected each input once, found 'x' in two places"),
+        (
+            {"layout": ["batch", "channels", "height", "width"]},
+            "expected each of batch, channels, length once",
+        ),
+    ],
+    ids=["width", "inputs", "twice", "no width"],
+)
+def test_a_description_that_contradicts_itself_is_refused(tmp_path, changes, words):
+    (tmp_path / "m.onnx").write_bytes(SOUND)
+    about = {"file": "m.onnx", "description": ABOUT | changes}
+    text = yaml.safe_dump({"sensors": [{"type": "host", "name": "h"}], "model": about})
+    with pytest.raises(InvalidConfigError, match=words):
+        loads(text, Agent, "a.yaml", Place(tmp_path))

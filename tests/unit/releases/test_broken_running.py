@@ -9,6 +9,7 @@ import pytest
 from marram.bundle.file import parse
 from marram.config.schema import Trial
 from marram.programs.program import ProgramOptions
+from marram.releases.forms import Choices, Forms
 from marram.releases.gates import judge
 from marram.releases.measuring import Pair
 from marram.releases.swap import Swap
@@ -47,13 +48,13 @@ def test_a_candidate_that_does_not_load_is_refused_all_the_same(tmp_path):
         Pair.load(running, candidate(tmp_path / "new.marram", released("1", infer=b"no"), broken))
 
 
-def test_what_cannot_be_fallen_back_on_does_not_keep_a_good_release_from_running():
+def test_what_cannot_be_fallen_back_on_does_not_keep_a_good_release_from_running(tmp_path):
     class Noted:
         def swap(self, model, fallback):
             self.model, self.fallback = model, fallback
 
     noted = Noted()
-    swap = Swap(noted, ProgramOptions())  # type: ignore[arg-type]
+    swap = Swap(noted, Forms(Choices(tmp_path / "forms.json"), ProgramOptions()))  # type: ignore[arg-type]
     swap.swap(parse(released("1")), parse(released("0", infer=b"nothing")))
     assert (noted.model.name, noted.fallback) == ("shoulder 1", None)
     swap.swap(parse(released("1")), parse(released("0")))

@@ -1,0 +1,68 @@
+"""A PyTorch module becomes a bundle with a form for LiteRT, and so does a release of it.
+
+The conversions take ten seconds each: `make tflite` runs them. They need litert-torch in its own environment.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from marram.bundle.file import read
+from marram.programs.program import load
+from marram_cloud.compression.errors import CompressionError
+from marram_cloud.compression.ranges import calibrate
+from marram_cloud.litert.forms import TEMPLATE
+from marram_cloud.litert.quantise import BOUND, difference
+from marram_cloud.litert.template import filled
+from marram_cloud.releases.calibration import read_calibration
+from marram_cloud.releases.rebuild import rebuild
+from marram_cloud.workshop.build import build
+from marram_cloud.workshop.litert import converter
+
+EXAMPLES = Path(__file__).parents[4] / "examples"
+SLOW = pytest.mark.skipif(
+    not os.environ.get("MARRAM_TFLITE") or converter() is None,
+    reason="make tflite converts with litert-torch, which is 2 GB large",
+)
+
+
+def parameters_of(bundle):
+    rng = np.random.default_rng(0)
+    flat = bundle.parameters()
+    return flat + rng.normal(size=flat.shape).astype(np.float32) * np.float32(0.05)
+
+
+@SLOW
+@pytest.mark.parametrize("example", ["shoulder", "host"])
+def test_a_release_has_a_form_for_litert_that_computes_what_predict_does(tmp_path, example):
+    build(EXAMPLES / example, tmp_path / "made.marram", tflite=True)
+    bundle = read(tmp_path / "made.marram")
+    manifest = bundle.manifest
+    windows = read_calibration(
+        EXAMPLES / example / "calibration.npz", len(manifest.channels), manifest.length
+    ).windows
+    parameters = parameters_of(bundle)
+    predict = bundle.members["predict.onnx"]
+    expected = load(predict, "onnx")(parameters=parameters, x=windows)
+    exact = load(filled(bundle.members[TEMPLATE], predict, parameters), "tflite")
+    for name, values in exact(x=windows).items():
+        np.testing.assert_allclose(values, expected[name], atol=1e-5 * max(1, np.abs(expected[name]).max()))
+    ranges = calibrate(predict, parameters, windows)
+    (tmp_path / "release.marram").write_bytes(rebuild(bundle, parameters, ranges, windows, "1", {}))
+    released = read(tmp_path / "release.marram").program("infer_tflite")
+    assert difference(exact, released, windows) < BOUND
+
+
+@SLOW
+def test_the_same_project_gives_the_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        build(EXAMPLES / "host", tmp_path / name, tflite=True)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_without_the_converter_the_build_says_how_to_get_it_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("MARRAM_LITERT_PYTHON", "/nowhere/python")
+    with pytest.raises(CompressionError, match=r"no litert-torch is installed: `make \.venv-litert`"):
+        build(EXAMPLES / "host", tmp_path / "made.marram", tflite=True)
+    assert not (tmp_path / "made.marram").exists()
