@@ -34,6 +34,22 @@ def test_every_delta_is_counted_once(fleet: Fleet) -> None:
     assert fleet.aggregator.refused() == {}
 
 
+def test_a_release_rests_on_the_ranges_that_devices_told(fleet: Fleet) -> None:
+    """Measured in each trainer, signed with its delta, kept by the ledger, taken by the build."""
+    aggregator = fleet.aggregator
+
+    def told() -> bool:
+        return aggregator.query("SELECT count(DISTINCT device) FROM ranges")[0][0] == 3
+
+    eventually("every device has told its ranges", told)
+    fleet.goes_on()
+    aggregator.write(releases={"ranges": {"devices": 3}})
+    output = aggregator.state.parent / "ranges.marram"
+    text = fleet.must("release", "build", "-c", aggregator.config, "-o", output)
+    assert "int8 rests on the ranges that 3 devices measured" in text
+    assert aggregator.refused() == {}
+
+
 def test_the_rounds_are_shown_as_text_and_as_json(fleet: Fleet) -> None:
     text = fleet.must("rounds", "-c", fleet.aggregator.config)
     assert "refused: nothing" in text
@@ -165,19 +181,3 @@ def test_a_device_without_learning_is_not_waited_for(fleet: Fleet) -> None:
         fleet.closed(began + 3)
     finally:
         device.process.kill()
-
-
-def test_a_release_rests_on_the_ranges_that_devices_told(fleet: Fleet) -> None:
-    """Measured in each trainer, signed with its delta, kept by the ledger, taken by the build."""
-    aggregator = fleet.aggregator
-
-    def told() -> bool:
-        return aggregator.query("SELECT count(DISTINCT device) FROM ranges")[0][0] == 3
-
-    eventually("every device has told its ranges", told)
-    fleet.goes_on()
-    aggregator.write(releases={"ranges": {"devices": 3}})
-    output = aggregator.state.parent / "ranges.marram"
-    text = fleet.must("release", "build", "-c", aggregator.config, "-o", output)
-    assert "int8 rests on the ranges that 3 devices measured" in text
-    assert aggregator.refused() == {}

@@ -112,7 +112,7 @@ def test_every_test_that_the_threat_model_names_is_there():
 
 MESSAGES = (
     messages.Offer, messages.RangesAsked, messages.Steps, messages.Artefact, messages.Parameters,
-    messages.Delta, messages.Ranges, messages.Metrics,
+    messages.Delta, messages.Metrics,
     messages.Decline, messages.Receipt, messages.Refusal, messages.Report,
     messages.Fetch, messages.Block,
 )  # fmt: skip

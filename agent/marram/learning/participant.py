@@ -23,7 +23,6 @@ from marram.wire.messages import (
     Metrics,
     Offer,
     Parameters,
-    Ranges,
     Receipt,
     Refusal,
 )
@@ -117,7 +116,7 @@ class Trained:
     samples: int
     before: Metrics
     after: Metrics
-    ranges: Ranges | None = None
+    ranges: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from marram.learning.shell import Link, Outcome, Shell
 from marram.learning.trainer import Measured
 from marram.learning.work import Learnt, Workshop
 from marram.loop import Loop
-from marram.wire.messages import Metrics, Offer, Ranges, RangesAsked
+from marram.wire.messages import Metrics, Offer, RangesAsked
 from marram.wire.ranges import encode
 
 
@@ -97,7 +97,7 @@ class Rounds:
         ranges = None
         if offer.ranges is not None and result.ranges is not None:
             low, high = (np.array(one, np.float64) for one in result.ranges)
-            ranges = Ranges(offer.ranges.program, encode(low, high, offer.ranges.limit))
+            ranges = encode(low, high, offer.ranges.limit)
         measured = Outcome(delta, result.samples, _metrics(result.before), _metrics(result.after), ranges)
         before = self.participant.done_round
         self._shell.trained(offer, measured, now)

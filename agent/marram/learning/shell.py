@@ -19,7 +19,7 @@ from marram.learning.participant import Participant
 from marram.wire import chunks
 from marram.wire.codec.chain import Chain
 from marram.wire.codec.seed import device_seed
-from marram.wire.messages import Metrics, Offer, Ranges
+from marram.wire.messages import Metrics, Offer
 from marram.wire.parameters import Vector
 
 PAUSE = 60.0
@@ -48,7 +48,7 @@ class Outcome:
     samples: int
     before: Metrics
     after: Metrics
-    ranges: Ranges | None = None
+    ranges: bytes | None = None
 
 
 class Trainer(Protocol):

@@ -95,21 +95,12 @@ class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accuracy: float | None = None
 
 
-class Ranges(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The ranges of activations under the base parameters, on windows that a device trained on.
-
-    program: as it was asked for. payload: see ``marram.wire.ranges``.
-    """
-
-    program: Digest
-    payload: Annotated[bytes, msgspec.Meta(max_length=1 << 16)]
-
-
 class Delta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a device learnt in a round: new minus base parameters, encoded by the offer's chain.
 
     run, round: the offer's. samples: windows it trained on. before, after: the base and the new parameters
-    on held-out windows. ranges: where the offer asked, and the device can tell.
+    on held-out windows. ranges: of the activations under the base parameters, on windows that it trained on,
+    where the offer asked and the device can tell; see ``marram.wire.ranges``.
     """
 
     run: Run
@@ -120,7 +111,7 @@ class Delta(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     samples: Annotated[int, msgspec.Meta(ge=1, le=1 << 40)]
     before: Metrics
     after: Metrics
-    ranges: Ranges | None = None
+    ranges: Annotated[bytes, msgspec.Meta(max_length=1 << 16)] | None = None
 
 
 class Decline(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

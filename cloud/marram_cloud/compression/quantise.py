@@ -98,5 +98,7 @@ def _quantised(folded: onnx.ModelProto, names: list[str], ranges: Ranges) -> onn
             nodes_to_quantize=names, nodes_to_exclude=[], op_types_to_quantize=QUANTISABLE, extra_options={},
         )  # fmt: skip
         quantiser.quantize_model()
+    # Some of its nodes stand before what they read; onnxruntime takes that, the standard does not.
+    quantiser.model.topological_sort()
     model: onnx.ModelProto = quantiser.model.model
     return model

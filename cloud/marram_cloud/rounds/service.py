@@ -363,8 +363,8 @@ class Service:
             payload=delta.payload,
         )
         self.ledger.add_delta(stored, now)
-        if delta.ranges is not None and ranges is not None:
-            self.ledger.add_ranges(current.version, action.device, delta.ranges.program, *ranges)
+        if current.ranges is not None and ranges is not None:
+            self.ledger.add_ranges(current.version, action.device, current.ranges.program, *ranges)
         self._handle(machine.DeltaStored(action.device, action.digest, delta.round), now)
 
     def _checked_ranges(
@@ -374,9 +374,9 @@ class Service:
         told, asked, known = delta.ranges, round.ranges, self.model.calibrate
         if told is None:
             return None
-        if asked is None or known is None or told.program != asked.program:
+        if asked is None or known is None:
             raise WireError(reasons.BAD_VALUES, "tells ranges that were not asked for")
-        return decode(told.payload, known[1], asked.limit)
+        return decode(told, known[1], asked.limit)
 
     def _close(self, open_round: OpenRound, now: float) -> None:
         """Sum, step, encode, commit the next version and open the next round."""
