@@ -20,8 +20,8 @@ from marram_cloud.workshop.translations import TRANSLATIONS, UnsupportedError, d
 
 _OPERATOR = re.compile(r"op='([\w.]+)'")
 _SUPPORTED = (
-    "a module may use Linear, convolutions and their transposes, MaxPool, AvgPool, AdaptiveAvgPool to 1, "
-    "GroupNorm, LayerNorm, ReLU and other element-wise functions, on whole batches"
+    "docs/bundles.md lists what a module may use: Linear, Embedding, convolutions and their transposes, GRU, "
+    "attention, pooling, normalisations, Dropout and element-wise functions, on whole batches"
 )
 BATCH = "batch"
 OPSET = 18
