@@ -28,7 +28,7 @@ simulate: .venv/.test
 
 # Build, train, release and run every architecture of tests/zoo (needs torch; a quarter of an hour).
 zoo: .venv/.test
-	MARRAM_ZOO=all $(BIN)/python -m pytest -n 2 --dist loadgroup tests/zoo
+	MARRAM_ZOO=all $(BIN)/python -m pytest -n 2 --dist loadfile tests/zoo tests/unit/cloud/workshop
 
 # Kill a device at every change of its disk while it installs a release.
 powercuts: .venv/.test

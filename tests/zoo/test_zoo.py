@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +16,13 @@ from marram_cloud.workshop.project import Project
 
 from tests.support.fleet import Fleet
 from tests.support.mosquitto import Mosquitto
+from tests.support.sampled import ALL
 from tests.zoo.eager import Eager
 from tests.zoo.exported import Exported
 from tests.zoo.projects import ZOO, Entry
 
 SAMPLE = ("recurrent",)
-CHOSEN = [one for one in ZOO if os.environ.get("MARRAM_ZOO") == "all" or one.name in SAMPLE]
+CHOSEN = [one for one in ZOO if ALL or one.name in SAMPLE]
 STEPS, BATCH, WINDOWS, AVERAGED = 200, 16, 96, 20
 
 

@@ -16,6 +16,7 @@ from marram_cloud.workshop.translations import UnsupportedError
 from marram_cloud.workshop.verify import TOLERANCE, DisagreementError
 from torch import nn
 
+from tests.support.sampled import ONLY_ZOO
 from tests.support.windows import HOST, SHOULDER
 
 YAML = """\
@@ -193,6 +194,7 @@ CAUSAL = """
     """
 
 
+@ONLY_ZOO
 @pytest.mark.parametrize("code", [IMAGE, CAUSAL], ids=["depthwise 2-D", "dilated causal"])
 def test_other_architectures_build_and_agree_with_pytorch(tmp_path, code):
     """The build itself compares every program with PyTorch, and refuses what differs."""

@@ -13,6 +13,7 @@ from marram_cloud.workshop.build import build
 from marram_cloud.workshop.compress import compress
 from marram_cloud.workshop.project import ProjectError
 
+from tests.support.sampled import ONLY_ZOO
 from tests.unit.cloud.workshop.test_build import project
 
 NETWORK = (
@@ -161,6 +162,7 @@ def test_damaged_training_windows_are_refused(tmp_path):
         compress(folder, None, Budget(bytes=100_000))
 
 
+@ONLY_ZOO
 def test_a_report_alone_changes_nothing_in_the_bundle(tmp_path, capsys):
     folder = project(tmp_path / "small")
     build(folder, tmp_path / "plain.marram")

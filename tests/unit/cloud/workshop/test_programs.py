@@ -14,6 +14,7 @@ from marram_cloud.workshop.project import Project, ProjectError
 from torch import nn
 from torch.nn import functional
 
+from tests.support.sampled import drawn
 from tests.unit.cloud.workshop.test_build import YAML, project
 
 RECONSTRUCT = YAML.replace("classify", "reconstruct").replace("labels: [x, y, z]\n", "")
@@ -121,7 +122,7 @@ LOSSES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", drawn(LOSSES, 2))
 def test_a_loss_is_pytorchs(name, tmp_path):
     model, yaml, extra, loss = LOSSES[name]
     run = Run(tmp_path, model, yaml, extra)
@@ -138,7 +139,7 @@ OPTIMISERS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("name", drawn(OPTIMISERS, 1))
 def test_an_optimiser_is_pytorchs(name, tmp_path):
     text, optimiser = OPTIMISERS[name]
     run = Run(tmp_path, LINEAR, YAML, f"training: {{optimiser: {text}}}\n")

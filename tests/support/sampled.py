@@ -1,0 +1,19 @@
+"""Parts of slow suites: some are drawn by the date for ``make test``; ``make zoo`` runs them all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from datetime import date
+
+import pytest
+
+ALL = os.environ.get("MARRAM_ZOO") == "all"
+ONLY_ZOO = pytest.mark.skipif(not ALL, reason="slow: make zoo runs it")
+
+
+def drawn(names: Iterable[str], count: int) -> list[str]:
+    """So many of the names, others every day; all of them in ``make zoo``."""
+    every = list(names)
+    first = date.today().toordinal() * count
+    return every if ALL else [every[(first + place) % len(every)] for place in range(count)]
