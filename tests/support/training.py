@@ -60,3 +60,16 @@ def workshop(
         resources=Resources(),
         child=TrainerChild(),
     )
+
+
+class Loop:
+    """The daemon's loop, turned by hand; ``Loop.post`` is all that is used of it."""
+
+    def __init__(self) -> None:
+        self.calls = queue.Queue()
+
+    def post(self, call) -> None:
+        self.calls.put(call)
+
+    def turn(self, now) -> None:
+        self.calls.get(timeout=ENDS)(now)

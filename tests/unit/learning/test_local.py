@@ -1,6 +1,5 @@
 """A device that learns on its own: when it trains, what it keeps; and the same workshop in a round."""
 
-import queue
 import shutil
 from types import SimpleNamespace
 
@@ -30,21 +29,8 @@ from marram.wire.signed import AggregatorTrust, read
 
 from tests.support.aggregator import NOW, TOPICS, Voice
 from tests.support.identities import author, fleet
-from tests.support.training import ENDS, FREE, filled_store, workshop
+from tests.support.training import FREE, Loop, filled_store, workshop
 from tests.support.windows import HOST, SHOULDER, bundle, host_windows
-
-
-class Loop:
-    """The daemon's loop, turned by hand; ``Loop.post`` is all that is used of it."""
-
-    def __init__(self):
-        self.calls = queue.Queue()
-
-    def post(self, call):
-        self.calls.put(call)
-
-    def turn(self, now):
-        self.calls.get(timeout=ENDS)(now)
 
 
 @pytest.fixture

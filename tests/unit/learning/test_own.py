@@ -1,7 +1,6 @@
 """The device's own int8 on disk and in the daemon: what runs, what takes its place, and after what."""
 
 import logging
-import queue
 import shutil
 
 import msgspec
@@ -16,7 +15,7 @@ from marram.learning.trainer import Int8Outcome, Measured, Result
 from marram.learning.work import Learnt
 from marram.programs.program import ProgramOptions
 
-from tests.support.training import ENDS, filled_store, job, run, workshop
+from tests.support.training import Loop, filled_store, job, run, workshop
 from tests.support.windows import SHOULDER, bundle, shoulder_windows
 
 OPTIONS = ProgramOptions()
@@ -132,19 +131,6 @@ def test_what_an_older_agent_left_still_runs(own):
 
 
 # ---- later
-
-
-class Loop:
-    """The daemon's loop, turned by hand."""
-
-    def __init__(self):
-        self.calls = queue.Queue()
-
-    def post(self, call):
-        self.calls.put(call)
-
-    def turn(self, now):
-        self.calls.get(timeout=ENDS)(now)
 
 
 @pytest.fixture
