@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -41,6 +41,7 @@ _PREDICTIONS = {
 class Report:
     """What was built. differences: from PyTorch, by program. int8: mean difference of the int8 outputs.
 
+    unsettled: in how many cases of a program PyTorch itself is not sure of some value (see ``Verifier``).
     no_calibrate: why a device runs what it learns itself in float32; "" where it has calibrate.onnx.
     """
 
@@ -50,12 +51,14 @@ class Report:
     programs: dict[str, int]
     differences: dict[str, float]
     int8: float
+    unsettled: dict[str, int] = field(default_factory=dict)
     no_calibrate: str = ""
     tflite: str = ""
 
     def __str__(self) -> str:
         rows = [
             f"  {name:14} {size:8} bytes   differs from PyTorch by {self.differences[name]:.1e}"
+            + (f"; {count} cases: only where PyTorch is sure" if (count := self.unsettled.get(name)) else "")
             for name, size in self.programs.items()
             if name in self.differences
         ]
@@ -122,6 +125,7 @@ def build(
         parameters=flat.shape[0],
         programs={name: len(data) for name, data in files.items()},
         differences=verifier.differences,
+        unsettled=verifier.unsettled,
         int8=_int8_difference(files, flat, project.calibration),
         no_calibrate=int8.why,
         tflite=lite,
