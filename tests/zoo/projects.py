@@ -142,6 +142,7 @@ ZOO = (
         10,
         kind="pictures",
         convolutional=True,
+        training={"learning_rate": 0.005},
     ),
     Entry("anomaly-detection", "reconstruct", (128, 5), ("anomaly_detection",), "AnomalyDetection()"),
     Entry("temporal", "classify", (6, 100), ("temporal",), "Temporal(6, 7)", 7, convolutional=True),
