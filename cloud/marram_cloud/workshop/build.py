@@ -182,7 +182,7 @@ def _programs(
         **({"seed": torch.tensor(0)} if functions.chance else {}),
     }  # fmt: skip
     files = {
-        "train.onnx": export(train, step, ["new_parameters", "new_state", "loss"], data),
+        "train.onnx": export(train, step, ["new_parameters", "new_state", "loss"], data, training=True),
         "evaluate.onnx": export(
             evaluate, {"parameters": flat, **{name: example[name] for name in data}}, sums, data
         ),

@@ -16,7 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
-from marram_cloud.workshop.translations import TRANSLATIONS, UnsupportedError, decompositions
+from marram_cloud.workshop.innermost import laid_out
+from marram_cloud.workshop.translations import TRAINING, TRANSLATIONS, UnsupportedError, decompositions
 
 _OPERATOR = re.compile(r"op='([\w.]+)'")
 _SUPPORTED = (
@@ -33,8 +34,10 @@ def export(
     arguments: dict[str, Tensor],
     outputs: Sequence[str],
     batched: Sequence[str],
+    training: bool = False,
 ) -> bytes:
-    """Trace ``function(**arguments)``. batched: the arguments whose first dimension is the batch.
+    """Trace ``function(**arguments)``. batched: the arguments whose first dimension is the batch. training:
+    where nothing is to be quantised, so that operators may have the forms that are fastest in training.
 
     Raises UnsupportedError that names the operator when something cannot be exported.
     """
@@ -51,7 +54,7 @@ def export(
             traced = make_fx(positional, decompositions(), tracing_mode="fake")(*_fakes(arguments, batched))
         except Exception as error:
             raise UnsupportedError(_why(error)) from error
-        program = _to_onnx(traced, arguments, outputs, batched)
+        program = _to_onnx(traced, arguments, outputs, batched, training)
     content: bytes = _plain(program).SerializeToString(deterministic=True)
     return content
 
@@ -71,8 +74,9 @@ def _fakes(arguments: dict[str, Tensor], batched: Sequence[str]) -> list[Tensor]
 
 
 def _to_onnx(
-    traced: torch.fx.GraphModule, arguments: dict[str, Tensor], outputs: Sequence[str], batched: Sequence[str]
-) -> onnx.ModelProto:
+    traced: torch.fx.GraphModule, arguments: dict[str, Tensor], outputs: Sequence[str],
+    batched: Sequence[str], training: bool,
+) -> onnx.ModelProto:  # fmt: skip
     batch = torch.export.Dim(BATCH, min=1, max=_MOST_BATCH)
     shapes = tuple({0: batch} if name in batched else None for name in arguments)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -84,14 +88,14 @@ def _to_onnx(
             input_names=list(arguments),
             output_names=list(outputs),
             dynamic_shapes=(shapes,),
-            custom_translation_table=TRANSLATIONS,
+            custom_translation_table={**TRANSLATIONS, **(TRAINING if training else {})},
             opset_version=OPSET,
             verbose=False,
         )
     except Exception as error:
         raise UnsupportedError(_why(error)) from error
     model: onnx.ModelProto = program.model_proto
-    return model
+    return laid_out(model)
 
 
 class _Positional(nn.Module):

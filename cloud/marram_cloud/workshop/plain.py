@@ -30,11 +30,14 @@ _REPLACED = (
 @dataclass
 class Plain:
     """The functions. seed: int64 (); None where there is no chance. statistics: for each tensor of running
-    means that was used in training, by ``id``, the new means and variances."""
+    means that was used in training, by ``id``, the new means and variances. windows: what the module is
+    given.
+    """
 
     seed: Tensor | None = None
     statistics: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     used: int = 0
+    windows: Tensor | None = None
 
     @contextmanager
     def installed(self) -> Iterator[Plain]:
@@ -61,9 +64,11 @@ class Plain:
         if self.seed is None or p == 0:
             return input
         self.used += 1
+        if p == 1:
+            return input * 0
         count = math.prod(input.shape[1:axes])
-        index = torch.arange(input.shape[0])[:, None] * count + torch.arange(count)
-        kept = (uniform(index, self.seed, self.used) >= p).to(input.dtype) / (1 - p)
+        number = chance(torch.arange(input.shape[0]), torch.arange(count), self.seed, self.used)
+        kept = (number >= round((p - 0.5) * 2**64)).to(input.dtype) / (1 - p)
         return input * kept.reshape(-1, *input.shape[1:axes], *(1,) * (input.ndim - axes))
 
     def batch_norm(
@@ -78,7 +83,8 @@ class Plain:
             shape = (1, -1, *(1,) * (input.ndim - 2))
             scale = torch.rsqrt(running_var + eps) * gain
             return input * scale.reshape(shape) + (offset - running_mean * scale).reshape(shape)
-        made, mean, variance, count = batch_norm(input, gain, offset, eps)
+        count = self._rows(input) * math.prod(input.shape[2:])
+        made, mean, variance = batch_norm(input, gain, offset, count, eps)
         if running_mean is not None and running_var is not None:
             unbiased = variance * (count / torch.clamp(count - 1, min=1))
             self.statistics[id(running_mean)] = (
@@ -86,6 +92,11 @@ class Plain:
                 running_var + momentum * (unbiased - running_var),
             )
         return made
+
+    def _rows(self, input: Tensor) -> Tensor:
+        """How many there are, as a tensor: the batch may have any size. Float32 ()."""
+        counted = input if self.windows is None or self.windows.shape[0] != input.shape[0] else self.windows
+        return torch.ones_like(counted.detach().flatten(1)[:, 0]).sum()
 
     def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Of rows, whatever stands in front of them: PyTorch's own form wants a fixed batch for more axes."""
@@ -121,12 +132,23 @@ class Plain:
         return self.dropout(torch.softmax(scores, dim=-1), dropout_p) @ value
 
 
-def uniform(index: Tensor, seed: Tensor, stream: int) -> Tensor:
-    """Numbers in [0, 1) that look like chance, float32, one for each int64 index below 2**31.
+def chance(rows: Tensor, columns: Tensor, seed: Tensor, stream: int) -> Tensor:
+    """Numbers that look like chance, any of int64's, (rows, columns), for int64 numbers of each.
 
-    The square of a number modulo a prime, three times: enough for dropout, not for secrets.
+    ``a * c + b`` in 64 bits, of which the upper count: a, b of the row and the seed, c of the column, all
+    mixed well (Dietzfelbinger, "Universal hashing and k-wise independent random variables via integer
+    arithmetic without primes", 1996). Enough for dropout, not for secrets, and cheap for each value.
     """
-    number = (index * 48271 + (seed % _PRIME) * 40692 + stream * 69621 + 12345) % _PRIME
+    start = (seed % _PRIME) * 40692 + stream * 69621
+    upper, lower, offset = (_mixed(rows * 48271 + start + 12345 * number) for number in (1, 2, 3))
+    factor = upper * 2**33 + lower * 4 + 1
+    return factor[:, None] * _mixed(columns * 16807 + 7) + (offset * 2**33)[:, None]
+
+
+def _mixed(number: Tensor) -> Tensor:
+    """The square modulo a prime, three times."""
+    start = number % _PRIME
+    number = start
     for _ in range(3):
-        number = (number * number + index + 1013904223) % _PRIME
-    return number.to(torch.float32) / _PRIME
+        number = (number * number + start + 1013904223) % _PRIME
+    return number
