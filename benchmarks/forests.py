@@ -86,3 +86,10 @@ def rounds(bundle: Bundle, table: Table, rule: Forest, seed: int) -> Iterator[Ro
         forest = exact.astype(np.float32)
         number += 1
         yield RoundEnd(forest, accuracy(bundle, forest, strangers), most)
+
+
+def alone(bundle: Bundle, table: Table, place: int, seed: int) -> float:
+    """Accuracy, on the rows that no device sees, of the forest that one device grows of its own rows."""
+    seen, held_out = parted(table, seed)[place]
+    grown = train(bundle, bundle.parameters(), seen, held_out, 0, seed, ProgramOptions())
+    return accuracy(bundle, grown.own, windows(*table.strangers))

@@ -52,7 +52,9 @@ def digits(seed: int = 0) -> Table:
     random = np.random.default_rng(seed)
     seen, strangers = _parted(labels, random)
     parts = _drawn(labels, seen, random)
-    return _table(tuple(map(str, found.feature_names)), tuple(map(str, range(10))), rows, labels, parts, strangers)
+    return _table(
+        tuple(map(str, found.feature_names)), tuple(map(str, range(10))), rows, labels, parts, strangers
+    )
 
 
 def _parted(labels: Labels, random: np.random.Generator) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -66,6 +66,8 @@ def train(job: Job) -> Result:
         # Too few windows for a stretch of their own: then what was trained on must do.
         held_out = seen
     parameters = _start(job, bundle)
+    if manifest.forest:
+        trees.forest(bundle, parameters)
     evaluate = bundle.program("evaluate", options)
     before = measure(evaluate, parameters, held_out, labelled)
     if manifest.forest:

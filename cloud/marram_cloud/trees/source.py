@@ -46,6 +46,8 @@ def tree(nodes: Sequence[Node]) -> Tree:
     outer: list[int] = []
     waiting = [0]
     for node in waiting:
+        if not 0 <= node < len(nodes):
+            raise TreesError(f"there is no node {node}; there are {len(nodes)}")
         if nodes[node].left < 0:
             outer.append(node)
         else:
@@ -71,6 +73,6 @@ def below(thresholds: NDArray[np.float64]) -> NDArray[np.float32]:
     largest = np.finfo(np.float32).max
     with np.errstate(over="ignore"):
         rounded = np.clip(thresholds, -largest, largest).astype(np.float32)
-    high = rounded.astype(np.float64) > thresholds
-    rounded[high] = np.nextafter(rounded[high], np.float32(-np.inf))
+        high = rounded.astype(np.float64) > thresholds
+        rounded[high] = np.nextafter(rounded[high], np.float32(-np.inf))
     return np.maximum(rounded, -largest)

@@ -37,6 +37,14 @@ class Grown:
     own: Vector
 
 
+def forest(bundle: Bundle, vector: Vector) -> Forest:
+    """The forest in float32 (P,). Raises TrainingError where it is none."""
+    try:
+        return Layout.of(bundle.manifest).unpack(vector)
+    except BundleError as error:
+        raise TrainingError(f"the parameters to start from are no forest: {error}") from error
+
+
 def train(
     bundle: Bundle,
     base: Vector,
@@ -50,11 +58,7 @@ def train(
 
     Raises TrainingError where the base is no forest.
     """
-    layout = Layout.of(bundle.manifest)
-    try:
-        forest = layout.unpack(base)
-    except BundleError as error:
-        raise TrainingError(f"the parameters to start from are no forest: {error}") from error
+    layout, old = Layout.of(bundle.manifest), forest(bundle, base)
     program = bundle.program("features", options)
     features, measured = _features(program, seen.values), _features(program, held_out.values)
     # The seed is the round's and alike on all devices; whose windows differ shall draw differently.
@@ -62,10 +66,10 @@ def train(
     random = np.random.default_rng([seed, int.from_bytes(mixed, "big")])
     windows = binned(features, seen.labels, LEAST)
     new = tuple(grow(windows, layout.room, LEAST, random) for _ in range(trees or layout.slots))
-    right = correct(forest.trees, measured, held_out.labels)
+    right = correct(old.trees, measured, held_out.labels)
     own = _best(
         layout,
-        (*new, *forest.trees),
+        (*new, *old.trees),
         np.append(correct(new, measured, held_out.labels), right),
         len(held_out),
     )
