@@ -80,11 +80,11 @@ def measure() -> Result:
     return Result(
         "Forests, central and federated",
         "python -m benchmarks trees",
-        f"Accuracy on the three tenths of a table that no device sees, means over {len(_SEEDS)} splits (the lowest "
-        f"in brackets). The central forest is scikit-learn's of 100 trees. The fleet's has had {_ROUNDS} rounds "
-        f"of 4 trees a device, the network {_NETWORK_ROUNDS} of {_EPOCHS} epochs. A single device's forest is grown "
-        "of its own rows. Digits are told apart less well by a fleet that shares out the labels so unevenly: "
-        "a tree never names a digit that its device has not seen.",
+        f"Accuracy on the three tenths of a table that no device sees, means over {len(_SEEDS)} splits (the "
+        "lowest in brackets). The central forest is scikit-learn's of 100 trees. The fleet's has had "
+        f"{_ROUNDS} rounds of 4 trees a device, the network {_NETWORK_ROUNDS} of {_EPOCHS} epochs. A single "
+        "device's forest is grown of its own rows. A fleet that shares out the labels as unevenly as that of "
+        "the digits tells them apart less well: a tree never names a digit that its device has not seen.",
         [*figures, *_times()],
     )
 

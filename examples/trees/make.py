@@ -2,8 +2,8 @@
 
     python -m examples.trees.make [FOLDER]
 
-FOLDER (build/trees) then holds the project with the rows that no device sees, each clinic's rows as a recording,
-and the bundle: room for a forest that has learnt nothing yet.
+FOLDER (build/trees) then holds the project with the rows that no device sees, each clinic's rows as a
+recording, and the bundle: room for a forest that has learnt nothing yet.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Tables that scikit-learn carries, parted between devices that each see another part of the world.
 
-``cancer`` is skewed by a feature: each of eight clinics sees tumours of one size only, the first almost none that
-are malignant and the last almost none that are benign. ``digits`` is skewed by label: what each of ten post
-offices sees of a digit is drawn from a Dirichlet distribution (0.5), so that most hardly know some digits.
-Three tenths of each table are held out before it is parted: no device ever sees them.
+``cancer`` is skewed by a feature: each of eight clinics sees tumours of one size only, the first almost none
+that are malignant and the last almost none that are benign. ``digits`` is skewed by label: what each of ten
+post offices sees of a digit is drawn from a Dirichlet distribution (0.5), so that most hardly know some
+digits. Three tenths of each table are held out before it is parted: no device ever sees them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _CLINICS, _OFFICES, _LEAST, _CONCENTRATION = 8, 10, 60, 0.5
 
 @dataclass(frozen=True)
 class Table:
-    """devices: (rows (n, F), labels (n,)) of each. strangers: of the rows that none sees. names: of features."""
+    """devices: (rows (n, F), labels (n,)) of each. strangers: those that none sees. names: of features."""
 
     names: tuple[str, ...]
     labels: tuple[str, ...]
@@ -44,7 +44,7 @@ def cancer(seed: int = 0) -> Table:
 
 
 def digits(seed: int = 0) -> Table:
-    """Optical recognition of handwritten digits: 1797 rows, 64 features (8 x 8 sums of pixels), ten labels."""
+    """Optical recognition of handwritten digits: 1797 rows, 64 features (sums of pixels), ten labels."""
     from sklearn.datasets import load_digits
 
     found = load_digits()
@@ -75,8 +75,9 @@ def _drawn(labels: Labels, seen: NDArray[np.intp], random: np.random.Generator) 
         for label in np.unique(labels):
             places = random.permutation(seen[labels[seen] == label])
             shares = np.cumsum(random.dirichlet([_CONCENTRATION] * _OFFICES))[:-1]
-            for part, some in zip(parts, np.split(places, (shares * len(places)).astype(int)), strict=True):
-                part += some.tolist()
+            cuts = (shares * len(places)).astype(int)
+            for part, some in zip(parts, np.split(places, cuts), strict=True):
+                part.extend(some.tolist())
         if min(map(len, parts)) >= _LEAST:
             return [np.sort(np.array(part)) for part in parts]
 

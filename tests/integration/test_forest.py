@@ -1,9 +1,8 @@
-"""A fleet that grows a forest: real processes, real Mosquitto; three clinics, two rounds, a release that runs."""
+"""A fleet that grows a forest: three real clinics, real Mosquitto, two rounds, a release that runs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest

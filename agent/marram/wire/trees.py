@@ -1,7 +1,7 @@
 """Decision trees as they travel: what a device's training of a forest says in a round.
 
 The offer's chain is then ``trees(N)``: a device sends at most N new trees, and for each tree that the forest
-has how many of its held-out windows that tree gets right. The payload is CBOR of a ``Message``.
+has how many of its held-out windows that tree gets right. The payload is CBOR of a ``TreesMessage``.
 
 ::
 
@@ -84,7 +84,7 @@ class TreeMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     leaves: bytes
 
 
-class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TreesMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The payload of a delta by ``trees(N)``. correct: uint32 for each tree of the base, in their order."""
 
     trees: Annotated[tuple[TreeMessage, ...], msgspec.Meta(max_length=MOST_TREES)]
@@ -114,7 +114,7 @@ def encode(contribution: Contribution) -> bytes:
         )
         for tree in contribution.trees
     )
-    return cbor.pack(Message(trees, contribution.count, contribution.correct.astype("<u4").tobytes()))
+    return cbor.pack(TreesMessage(trees, contribution.count, contribution.correct.astype("<u4").tobytes()))
 
 
 def decode(payload: bytes, room: Room, most: int, trees: int) -> Contribution:
@@ -122,7 +122,7 @@ def decode(payload: bytes, room: Room, most: int, trees: int) -> Contribution:
 
     Raises WireError(MALFORMED, BAD_VALUES) that names the tree and what is wrong with it.
     """
-    message = cbor.unpack(payload, Message)
+    message = cbor.unpack(payload, TreesMessage)
     if len(message.trees) > most:
         raise _bad(f"{len(message.trees)} new trees, at most {most} were asked for")
     if len(message.correct) != 4 * trees:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from marram.errors import WireError
 from marram.wire import cbor, reasons
 from marram.wire.codec.chain import Chain
-from marram.wire.trees import MOST_TREES, Message, chain, check, decode, encode, most_trees
+from marram.wire.trees import MOST_TREES, TreesMessage, chain, check, decode, encode, most_trees
 
 from tests.support.forests import ROOM, assert_same, contribution, random_tree, trees
 
@@ -20,7 +20,7 @@ SOUND = contribution(TREE, correct=(0, 4, 10))
 
 
 def message():
-    return cbor.unpack(encode(SOUND), Message)
+    return cbor.unpack(encode(SOUND), TreesMessage)
 
 
 def refused(changed):
@@ -74,7 +74,7 @@ HOSTILE = {
     "half a number": (lambda: spoilt(features=b"\0" * 9), "lengths"),
     "a leaf that says nothing": (lambda: spoilt(leaves=b"\0\0" + b"\1" * 10), "says nothing"),
     "too many splits": (
-        lambda: cbor.unpack(encode(contribution(random_tree(1, replace(ROOM, splits=8), 8), correct=[0] * 3)), Message),
+        lambda: encode(contribution(random_tree(1, replace(ROOM, splits=8), 8), correct=[0] * BASE)),
         "8 splits",
     ),
 }  # fmt: skip

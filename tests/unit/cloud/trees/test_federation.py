@@ -1,4 +1,4 @@
-"""A fleet that learns a forest, through the real grower, bytes and rule, each device seeing one kind of rows."""
+"""A fleet that learns a forest, by the real grower, bytes and rule; each device sees one kind of rows."""
 
 from itertools import islice
 

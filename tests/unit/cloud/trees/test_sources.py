@@ -147,15 +147,21 @@ def spoilt(tmp_path, change):
     return folder
 
 
+def the(folder, pattern):
+    """The one file."""
+    [found] = folder.glob(pattern)
+    return found
+
+
 def renamed(folder):
-    part = next((folder / "metadata").glob("part-*"))
+    part = the(folder, "metadata/part-*")
     part.write_text(json.dumps({**json.loads(part.read_text()), "class": "org.apache.Other"}))
 
 
 BAD_SPARK = {
     "no data": (lambda folder: shutil.rmtree(folder / "data"), "holds no Parquet file"),
-    "damaged data": (lambda folder: next((folder / "data").glob("*.parquet")).write_bytes(b"PAR1"), "cannot be read"),
-    "no metadata": (lambda folder: next((folder / "metadata").glob("part-*")).unlink(), "no folder that Spark ML"),
+    "damaged data": (lambda folder: the(folder, "data/*.parquet").write_bytes(b"PAR1"), "cannot be read"),
+    "no metadata": (lambda folder: the(folder, "metadata/part-*").unlink(), "no folder that Spark ML"),
     "another model": (renamed, "holds Other"),
 }  # fmt: skip
 
@@ -178,16 +184,21 @@ def test_a_model_of_spark_that_is_not_supported_is_named(kind, why, project):
 
 # ---- what is none
 
+
+def stump(rows, labels):
+    return DecisionTreeClassifier(max_depth=1).fit(rows, labels)
+
+
 TWO = np.stack([LABELS, LABELS], axis=1)
 OTHERS = {
-    "boosted": (GradientBoostingClassifier(n_estimators=1).fit(ROWS, LABELS), "GradientBoostingClassifier is not"),
+    "boosted": (GradientBoostingClassifier(n_estimators=1).fit(ROWS, LABELS), "GradientBoostingC.* not"),
     "linear": (LogisticRegression(), "LogisticRegression is not"),
     "pipeline": (make_pipeline(DecisionTreeClassifier()), "Pipeline is not supported"),
     "unfitted": (DecisionTreeClassifier(), "not fitted: call fit"),
-    "two outputs": (DecisionTreeClassifier(max_depth=1).fit(ROWS, TWO), "2 outputs"),
-    "two classes": (DecisionTreeClassifier(max_depth=1).fit(ROWS, LABELS > 0), "2 classes apart .False, True."),
-    "other names": (DecisionTreeClassifier(max_depth=1).fit(ROWS, LABELS + 1), "classes are 1, 2, 3; expected"),
-    "fewer features": (DecisionTreeClassifier(max_depth=1).fit(ROWS[:, :4], LABELS), "fitted on 4 features; .* c0"),
+    "two outputs": (stump(ROWS, TWO), "2 outputs"),
+    "two classes": (stump(ROWS, LABELS > 0), "2 classes apart .False, True."),
+    "other names": (stump(ROWS, LABELS + 1), "classes are 1, 2, 3; expected"),
+    "fewer features": (stump(ROWS[:, :4], LABELS), "fitted on 4 features; .* c0"),
 }  # fmt: skip
 
 
