@@ -24,8 +24,10 @@ _HARMLESS = ("sklearn.tree._tree.Tree",)
 
 def read_skops(path: Path) -> object:
     """What the file holds. Raises TreesError for what is no skops file, or would run code of its own."""
-    from skops import io
-
+    try:
+        from skops import io
+    except ImportError as error:
+        raise TreesError("reading a skops file needs skops: pip install 'marram[trees]'") from error
     try:
         strangers = [one for one in io.get_untrusted_types(file=path) if one not in _HARMLESS]
         if strangers:

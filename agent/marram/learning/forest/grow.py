@@ -30,12 +30,12 @@ _LEAST_GAIN = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Binned:
-    """Windows by the bins of their features. codes: int64 (n, F). edges: of each feature, rising.
+    """Windows by the bins of their features. codes: uint8 (n, F). edges: of each feature, rising.
 
     A window has code c where its value is above c edges, so ``code <= c`` is ``value <= edges[c]``.
     """
 
-    codes: Integers
+    codes: NDArray[np.uint8]
     edges: tuple[Floats, ...]
     labels: Integers
 
@@ -52,9 +52,10 @@ def binned(features: Floats, labels: Integers, least: int, most: int = _BINS) ->
     count = min(most, max(1, len(features) // max(1, least)))
     edges = tuple(_edges(column, count) for column in features.T)
     codes = [
-        np.searchsorted(some, column, side="left") for some, column in zip(edges, features.T, strict=True)
+        np.searchsorted(some, column, side="left").astype(np.uint8)
+        for some, column in zip(edges, features.T, strict=True)
     ]
-    return Binned(np.stack(codes, axis=1).astype(np.int64), edges, labels)
+    return Binned(np.stack(codes, axis=1), edges, labels)
 
 
 def grow(windows: Binned, room: Room, least: int, random: np.random.Generator) -> Tree:
@@ -119,7 +120,7 @@ class _Grower:
 
     def _best_of(self, rows: NDArray[np.intp], some: NDArray[np.intp]) -> _Split | None:
         classes, bins = self._room.classes, self._bins
-        codes = self._windows.codes[np.ix_(rows, some)] + np.arange(len(some)) * bins
+        codes = self._windows.codes[np.ix_(rows, some)].astype(np.int64) + np.arange(len(some)) * bins
         weight = np.repeat(self._weight[rows], len(some))
         cells = (codes * classes + self._windows.labels[rows][:, None]).reshape(-1)
         sums = _sums(cells, weight, len(some) * bins * classes).reshape(len(some), bins, classes)

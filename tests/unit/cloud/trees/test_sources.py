@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -235,6 +236,14 @@ def test_a_damaged_skops_file_is_named(content, project):
     (folder / "model.skops").write_bytes(content)
     with pytest.raises(TreesError, match="no skops file that can be read"):
         build(folder, folder / "model.skops")
+
+
+@pytest.mark.parametrize(("module", "model"), [("skops", "model.skops"), ("pyarrow", str(SPARK / "tree"))])
+def test_without_the_extra_it_is_named(module, model, project, monkeypatch):
+    folder = project()
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(TreesError, match=r"needs .*pip install 'marram\[trees\]'"):
+        build(folder, folder / model)
 
 
 def test_nodes_in_a_ring_are_refused():
