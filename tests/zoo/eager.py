@@ -16,7 +16,10 @@ Windows, Labels = NDArray[np.float32], NDArray[np.int64]
 
 
 class Eager:
-    """PyTorch's own modules, losses, gradients and optimiser. compiled: by ``torch.compile``."""
+    """PyTorch's own modules, losses, gradients and optimiser, behind the project's backbone.
+
+    compiled: by ``torch.compile``.
+    """
 
     def __init__(self, project: Project, compiled: bool = False) -> None:
         about, functions = project.about, project.functions
@@ -39,12 +42,13 @@ class Eager:
             self._optimiser = torch.optim.SGD(
                 self._moved, rate, chosen.momentum, weight_decay=chosen.weight_decay
             )
+        self._seen = project.backbone.features if project.backbone is not None else lambda windows: windows
         self._module = torch.compile(module) if compiled else module
 
     def step(self, x: Windows, y: Labels) -> float:
         """The loss before it."""
         self._optimiser.zero_grad()
-        loss = self._loss(torch.from_numpy(x), torch.from_numpy(y))
+        loss = self._loss(torch.from_numpy(self._seen(x)), torch.from_numpy(y))
         loss.backward()
         if self._clip:
             nn.utils.clip_grad_norm_(self._moved, self._clip)

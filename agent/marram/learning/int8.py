@@ -56,14 +56,15 @@ def extremes(calibrate: Program, parameters: Floats, parts: Iterator[Floats]) ->
 
 
 def in_int8(bundle: Bundle, parameters: Floats, windows: Floats, options: ProgramOptions) -> dict[str, Array]:
-    """The arrays that ``infer.onnx`` is to be loaded with. windows: (n, channels, length), n above 0.
+    """The arrays that ``infer.onnx`` is to be loaded with. windows: (n, channels, length), or a backbone's
+    features of them; n above 0.
 
     Raises BundleError or ProgramError where there is no int8 form of these parameters.
     """
     layout = bundle.manifest.int8
     if layout is None:
         raise BundleError("the bundle has no calibrate program")
-    seen = extremes(bundle.program("calibrate", options), parameters, blocks(windows))
+    seen = extremes(bundle.head("calibrate", options), parameters, blocks(windows))
     return int8_arrays(layout, seen.tensors, seen.minimum.min(axis=0), seen.maximum.max(axis=0))
 
 

@@ -65,16 +65,17 @@ def train(job: Job) -> Result:
     if len(held_out) == 0:
         # Too few windows for a stretch of their own: then what was trained on must do.
         held_out = seen
+    seen, held_out = (_features(bundle, part, options) for part in (seen, held_out))
     parameters = _start(job, bundle)
     if manifest.forest:
         trees.forest(bundle, parameters)
-    evaluate = bundle.program("evaluate", options)
+    evaluate = bundle.head("evaluate", options)
     before = measure(evaluate, parameters, held_out, labelled)
     if manifest.forest:
         trained, steps, loss = _grow(job, bundle, parameters, seen, held_out, options)
     else:
         asked = Steps(job.epochs, job.batch, job.learning_rate, job.mu)
-        program = bundle.program("train", options)
+        program = bundle.head("train", options)
         trained, steps, loss = fit(
             program, asked, job.seed, manifest.training.state, parameters, seen, labelled
         )
@@ -99,6 +100,11 @@ def train(job: Job) -> Result:
     return Result(len(seen), steps, loss, before, after, seconds, peak, Resources().memory()[1], int8, ranges)
 
 
+def _features(bundle: Bundle, windows: TrainingSet, options: ProgramOptions) -> TrainingSet:
+    """What the backbone makes of the windows, once for all epochs; the windows where there is none."""
+    return TrainingSet(bundle.features(windows.values, options), windows.labels)
+
+
 def _grow(
     job: Job, bundle: Bundle, forest: Vector, seen: TrainingSet, held_out: TrainingSet,
     options: ProgramOptions,
@@ -112,7 +118,7 @@ def _grow(
 
 
 def _predict(bundle: Bundle, parameters: Vector, options: ProgramOptions) -> Run:
-    program = bundle.program("predict", options)
+    program = bundle.head("predict", options)
     return lambda x: program(parameters=parameters, x=x)
 
 
@@ -124,7 +130,7 @@ def _int8(
     options = ProgramOptions(threads=job.threads)
     try:
         arrays = in_int8(bundle, trained, seen.values, options)
-        program = bundle.program("infer", options, arrays)
+        program = bundle.head("infer", options, arrays)
         coarse: Run = lambda x: program(x=x)  # noqa: E731
         coarse_normal = normal_scores(coarse, held_out.values) if normal is not None else None
         judge = Judge(limits, exact, coarse, bundle.manifest.task == "classify")
@@ -143,12 +149,12 @@ def check(work: Check) -> Int8Outcome:
     labelled = manifest.task == "classify"
     shape = (len(manifest.channels), manifest.length)
     parameters = np.fromfile(work.parameters, "<f4").astype(np.float32)
-    program = bundle.program("infer", options, decode_arrays(Path(work.arrays).read_bytes()))
+    program = bundle.head("infer", options, decode_arrays(Path(work.arrays).read_bytes()))
     judge = Judge(work.limits, _predict(bundle, parameters, options), lambda x: program(x=x), labelled)
     new = read_new_windows(Path(work.windows), shape, labelled)
     if len(new) == 0:
         return Int8Outcome(True, "")
-    return judge.on(new, work.normal, work.normal_int8, new=True)
+    return judge.on(_features(bundle, new, options), work.normal, work.normal_int8, new=True)
 
 
 def _ranges(
@@ -162,7 +168,7 @@ def _ranges(
         return None
     mixed = windows[np.random.default_rng(seed).permutation(len(windows))]
     whole = mixed[: len(mixed) - len(mixed) % _RANGE_BATCH]
-    seen = extremes(bundle.program("calibrate", options), parameters, blocks(whole, _RANGE_BATCH))
+    seen = extremes(bundle.head("calibrate", options), parameters, blocks(whole, _RANGE_BATCH))
     low = np.quantile(seen.minimum.astype(np.float64), 1 - _RANGE_QUANTILE, axis=0)
     high = np.quantile(seen.maximum.astype(np.float64), _RANGE_QUANTILE, axis=0)
     return (low.tolist(), high.tolist()) if np.isfinite([low, high]).all() else None

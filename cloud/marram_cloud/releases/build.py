@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 from marram.bundle.file import Bundle, parse
-from marram.programs.program import load
 from numpy.typing import NDArray
 
 from marram_cloud.ledger.ledger import Ledger
@@ -113,8 +112,7 @@ def as_text(model: str, chosen: Stretch, built: Built, output: Path) -> str:
 
 def _compare(bundle: Bundle, calibration: Calibration) -> Comparison:
     def labels(name: Literal["predict", "infer"], **more: NDArray[np.float32]) -> NDArray[np.intp]:
-        about = bundle.manifest.programs[name]
-        outputs = load(bundle.members[about.file], about.runtime)(x=calibration.windows, **more)
+        outputs = bundle.program(name)(x=calibration.windows, **more)
         found: NDArray[np.intp] = outputs["scores"].argmax(axis=1)
         return found
 

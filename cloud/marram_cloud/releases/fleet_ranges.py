@@ -57,5 +57,5 @@ class FromFleet:
                 f"there is nothing to quantise with: {why}, and releases.calibration names no windows"
             )
         predict = bundle.members[manifest.programs["predict"].file]
-        ranges = calibrate(predict, parameters, calibration.windows)
+        ranges = calibrate(predict, parameters, bundle.features(calibration.windows))
         return Measured(ranges, f"{len(calibration.windows)} calibration windows ({why})")

@@ -42,6 +42,7 @@ class Report:
     """What was built. differences: from PyTorch, by program. int8: mean difference of the int8 outputs.
 
     unsettled: in how many cases of a program PyTorch itself is not sure of some value (see ``Verifier``).
+    backbone: its file, and what is to be told of it.
     no_calibrate: why a device runs what it learns itself in float32; "" where it has calibrate.onnx.
     """
 
@@ -54,6 +55,7 @@ class Report:
     unsettled: dict[str, int] = field(default_factory=dict)
     no_calibrate: str = ""
     tflite: str = ""
+    backbone: tuple[str, str] | None = None
 
     def __str__(self) -> str:
         rows = [
@@ -62,6 +64,9 @@ class Report:
             for name, size in self.programs.items()
             if name in self.differences
         ]
+        if self.backbone is not None:
+            file, told = self.backbone
+            rows.append(f"  {file:14} {self.programs[file]:8} bytes   {told}")
         size = self.programs["infer.onnx"]
         rows.append(
             f"  infer.onnx     {size:8} bytes   int8; differs from fp32 by {self.int8:.1e} in the mean"
@@ -104,12 +109,23 @@ def build(
     ranges = calibrate(files["predict.onnx"], flat, project.calibration)
     int8 = int8_programs(files["predict.onnx"], flat, ranges, keep_float)
     files["infer.onnx"] = int8.infer
-    figures = {"macs": float(work(files["predict.onnx"], flat).macs), "infer_bytes": float(len(int8.infer))}
+    backbone = project.backbone
+    figures = {"infer_bytes": float(len(int8.infer))}
+    if backbone is None or backbone.macs is not None:
+        macs = work(files["predict.onnx"], flat).macs + (backbone.macs or 0 if backbone else 0)
+        figures["macs"] = float(macs)
+    if backbone is not None:
+        files[backbone.file] = backbone.content
+        figures["backbone_bytes"] = float(len(backbone.content))
     if judged is not None:
         figures |= _qualities(judged, len(about.labels), files, flat)
     manifest, files = int8.put_into(_manifest(project, functions, files, figures), files)
     members = {**files, PARAMETERS: encode_parameters(manifest, flat)}
     lite = ""
+    if tflite and backbone is not None:
+        raise CompressionError(
+            "a bundle with a backbone has no infer.tflite: the backbone itself may be TFLite"
+        )
     if tflite:
         members[TEMPLATE] = _template(functions, project, files)
         manifest, members, lite = with_form(manifest, members, flat, project.calibration)
@@ -129,6 +145,7 @@ def build(
         int8=_int8_difference(files, flat, project.calibration),
         no_calibrate=int8.why,
         tflite=lite,
+        backbone=None if backbone is None else (backbone.file, backbone.told),
     )
 
 
@@ -220,9 +237,13 @@ def _manifest(
     about = project.about
     shapes = functions.shapes
     size = sum(int(np.prod(shape)) for shape in shapes.values())
+    backbone = project.backbone
     roles: dict[str, Role] = {
         "train.onnx": "train", "evaluate.onnx": "evaluate", "predict.onnx": "predict", "infer.onnx": "infer",
     }  # fmt: skip
+    programs = {role: program_file(file, files[file]) for file, role in roles.items()}
+    if backbone is not None:
+        programs["backbone"] = program_file(backbone.file, backbone.content, backbone.runtime)
     return Manifest(
         name=about.name,
         version=about.version,
@@ -233,7 +254,8 @@ def _manifest(
         stride=about.stride,
         labels=about.labels,
         horizon=about.horizon,
-        programs={role: program_file(file, files[file]) for file, role in roles.items()},
+        programs=programs,
+        backbone=None if backbone is None else backbone.layout,
         parameters=tuple(Tensor(name, "float32", shape) for name, shape in shapes.items()),
         members={},
         training=Training(
