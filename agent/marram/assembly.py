@@ -356,7 +356,7 @@ def _rounds(
     config: Agent, identity: Identity, author: Author, bundle: Bundle, link: MqttLink, parts: Parts
 ) -> Rounds | None:
     """Taking part in rounds: only with a store to learn from, and a bundle that can be trained."""
-    if parts.workshop is None or "train" not in bundle.manifest.programs:
+    if parts.workshop is None or not bundle.manifest.trainable:
         return None
     subject, manifest = identity.subject, bundle.manifest
     database = open_database(config.device.state / "journal.db", journals.SCHEMA)

@@ -16,6 +16,7 @@ from marram.errors import MarramError
 from marram_cloud.enrolment import commands as enrolment
 from marram_cloud.enrolment.broker import FILES, PORT
 from marram_cloud.releases import cli as releases
+from marram_cloud.trees import cli as trees
 
 if TYPE_CHECKING:
     from marram_cloud.config.schema import Aggregator
@@ -252,8 +253,7 @@ def _parser() -> argparse.ArgumentParser:
     for added in (enrolled, revoked):
         added.add_argument("-c", "--config", type=Path, help="the aggregator's YAML: tell its ledger at once")
     command("schema", _schema, "Print the configuration's JSON Schema, for editors.")
-    released = commands.add_parser("release", help="Releases: build, sign, publish, promote.")
-    releases.add_commands(released)
+    releases.add_commands(commands.add_parser("release", help="Releases: build, sign, publish, promote."))
     workshop = command("workshop", _workshop_build, "The model workshop.")
     inner = workshop.add_subparsers(required=True, metavar="COMMAND")
     built = inner.add_parser("build", help="Trace a PyTorch project into a bundle.")
@@ -278,6 +278,7 @@ def _parser() -> argparse.ArgumentParser:
     built.add_argument(
         "--report", type=Path, metavar="FOLDER", help="write report.html and report.json there"
     )
+    trees.add_command(inner)
     return parser
 
 

@@ -23,7 +23,9 @@ _MOST_PARAMETERS = 1 << 26
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$(?!\n)")]
 Task = Literal["classify", "reconstruct", "forecast", "regress"]
-Role = Literal["infer", "infer_tflite", "train", "evaluate", "predict", "calibrate", "backbone"]
+Role = Literal[
+    "infer", "infer_tflite", "train", "evaluate", "predict", "calibrate", "backbone", "features"
+]  # fmt: skip
 InferRole = Literal["infer", "infer_tflite"]
 
 
@@ -117,15 +119,27 @@ class Manifest(msgspec.Struct, frozen=True):
         return tuple(channel.name for channel in self.channels)
 
     @property
+    def trainable(self) -> bool:
+        """Whether a device can train it: by its training program, or by growing trees on its features."""
+        return "train" in self.programs or self.forest
+
+    @property
+    def forest(self) -> bool:
+        """Whether its parameters are a forest (``marram.bundle.forest``)."""
+        return "features" in self.programs
+
+    @property
     def family(self) -> str:
         """The sha256 of what must be equal for deltas of two bundles to be added up.
 
-        That is: name, window, channels, labels, parameter layout, the training program, and the backbone
-        where there is one. Versions, int8 programs and parameter values may differ.
+        That is: name, window, channels, labels, parameter layout, the training program (or a forest's
+        features), and the backbone where there is one. Versions, int8 programs and parameter values may
+        differ.
         """
         import hashlib
 
-        train, backbone = self.programs.get("train"), self.programs.get("backbone")
+        train = self.programs.get("train") or self.programs.get("features")
+        backbone = self.programs.get("backbone")
         parts: tuple[object, ...] = (
             self.name,
             self.task,

@@ -17,6 +17,7 @@ from marram.learning.work import Learnt, Workshop
 from marram.loop import Loop
 from marram.wire.messages import Metrics, Offer, RangesAsked
 from marram.wire.ranges import encode
+from marram.wire.trees import most_trees
 
 
 @dataclass
@@ -66,7 +67,7 @@ class Rounds:
         try:
             self.workshop.start(
                 base, steps.epochs, steps.batch, steps.learning_rate, steps.mu, offer.seed, finished,
-                ranges=self._measures(offer.ranges),
+                ranges=self._measures(offer.ranges), trees=self._trees(offer),
             )  # fmt: skip
         except TrainingError as error:
             finished(error)
@@ -85,6 +86,15 @@ class Rounds:
             and manifest.members[program.file] == asked.program.hex()
         )
 
+    def _trees(self, offer: Offer) -> int:
+        """How many trees to grow; 0 for a model that is no forest. Raises TrainingError."""
+        asked, forest = most_trees(offer.chain), self.workshop.manifest.forest
+        if bool(asked) != forest:
+            raise TrainingError(
+                f"{offer.model} is {'a' if forest else 'no'} forest, offered was {offer.chain!r}"
+            )
+        return asked
+
     def _permit(self, offer: Offer) -> tuple[bool, str]:
         return self.workshop.permit(offer.minimum)
 
@@ -93,7 +103,7 @@ class Rounds:
             self._shell.failed(offer, str(outcome), now)
             return
         result = outcome.result
-        delta = outcome.parameters - self.journal.vector()
+        delta = outcome.contribution or outcome.parameters - self.journal.vector()
         ranges = None
         if offer.ranges is not None and result.ranges is not None:
             low, high = (np.array(one, np.float64) for one in result.ranges)

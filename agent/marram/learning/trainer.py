@@ -17,6 +17,9 @@ import msgspec
 from marram.children.frames import frame_pipes, read_frame, write_frame
 from marram.children.limits import explain, step_back
 
+CONTRIBUTION = "contribution.cbor"
+"""The file with what a device tells in a round of a forest: the payload of ``marram.wire.trees``."""
+
 
 class NormalFile(msgspec.Struct, frozen=True):
     """``normal.json``: what the scores of normal held-out windows look like; see ``inference.Normal``."""
@@ -42,7 +45,8 @@ class Job(msgspec.Struct, frozen=True, tag=True):
     offer. seed: of the shuffling. minimum: windows that there must be. calibrate: measure what normal
     scores are (reconstruct models). memory: bytes. nice, threads: as in the configuration. int8: turn the new
     parameters into int8 (``int8.safetensors``) if it is this good. ranges: measure the ranges of the
-    activations under the parameters that training begins with.
+    activations under the parameters that training begins with. trees: for a round of a forest: grow so many,
+    and leave ``contribution.cbor``.
     """
 
     bundle: str
@@ -61,6 +65,7 @@ class Job(msgspec.Struct, frozen=True, tag=True):
     threads: int
     int8: Int8Limits | None = None
     ranges: bool = False
+    trees: int = 0
 
 
 class Check(msgspec.Struct, frozen=True, tag=True):
@@ -110,7 +115,7 @@ class Int8Outcome(msgspec.Struct, frozen=True, tag=True):
 
 
 class Result(msgspec.Struct, frozen=True, tag=True):
-    """What came out. samples: windows trained on. steps: optimiser steps.
+    """What came out. samples: windows trained on. steps: of the optimiser, or trees that were grown.
 
     peak_rss: the most resident memory of this process, bytes. pss: its proportional part of shared pages and
     all of its own, bytes, when the training was done; 0 where the kernel does not tell. int8: where it was

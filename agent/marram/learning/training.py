@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from marram.bundle.file import Bundle, read
 from marram.device.resources import Resources
 from marram.errors import BundleError, ProgramError, TrainingError
+from marram.learning.forest import training as trees
 from marram.learning.int8 import (
     Judge,
     Run,
@@ -29,10 +30,20 @@ from marram.learning.int8 import (
     normal_scores,
 )
 from marram.learning.store import TrainingSet, read_new_windows, read_training_set
-from marram.learning.trainer import Check, Int8Limits, Int8Outcome, Job, Measured, NormalFile, Result
+from marram.learning.trainer import (
+    CONTRIBUTION,
+    Check,
+    Int8Limits,
+    Int8Outcome,
+    Job,
+    Measured,
+    NormalFile,
+    Result,
+)
 from marram.programs.program import Array, Program, ProgramOptions
 from marram.storage import replace_file
 from marram.wire.messages import Steps
+from marram.wire.trees import encode
 
 Vector = NDArray[np.float32]
 _EVALUATION_BATCH = 64
@@ -56,12 +67,18 @@ def train(job: Job) -> Result:
         held_out = seen
     seen, held_out = (_features(bundle, part, options) for part in (seen, held_out))
     parameters = _start(job, bundle)
+    if manifest.forest:
+        trees.forest(bundle, parameters)
     evaluate = bundle.head("evaluate", options)
     before = measure(evaluate, parameters, held_out, labelled)
-    asked = Steps(job.epochs, job.batch, job.learning_rate, job.mu)
-    trained, steps, loss = fit(
-        bundle.head("train", options), asked, job.seed, manifest.training.state, parameters, seen, labelled
-    )
+    if manifest.forest:
+        trained, steps, loss = _grow(job, bundle, parameters, seen, held_out, options)
+    else:
+        asked = Steps(job.epochs, job.batch, job.learning_rate, job.mu)
+        program = bundle.head("train", options)
+        trained, steps, loss = fit(
+            program, asked, job.seed, manifest.training.state, parameters, seen, labelled
+        )
     if steps == 0:
         loss = before.loss
     after = measure(evaluate, trained, held_out, labelled)
@@ -86,6 +103,18 @@ def train(job: Job) -> Result:
 def _features(bundle: Bundle, windows: TrainingSet, options: ProgramOptions) -> TrainingSet:
     """What the backbone makes of the windows, once for all epochs; the windows where there is none."""
     return TrainingSet(bundle.features(windows.values, options), windows.labels)
+
+
+def _grow(
+    job: Job, bundle: Bundle, forest: Vector, seen: TrainingSet, held_out: TrainingSet,
+    options: ProgramOptions,
+) -> tuple[Vector, int, float]:  # fmt: skip
+    """As ``fit`` for a forest; the loss is that of the new forest on the windows that it grew on."""
+    grown = trees.train(bundle, forest, seen, held_out, job.trees, job.seed, options)
+    if job.trees:
+        replace_file(Path(job.output) / CONTRIBUTION, encode(grown.contribution))
+    loss = measure(bundle.program("evaluate", options), grown.own, seen, labelled=True).loss
+    return grown.own, len(grown.contribution.trees), loss
 
 
 def _predict(bundle: Bundle, parameters: Vector, options: ProgramOptions) -> Run:

@@ -21,7 +21,7 @@ from marram.errors import StorageError, TrainingError
 from marram.learning.child import TrainerChild
 from marram.learning.governor import Conditions, decide
 from marram.learning.store import SampleStore
-from marram.learning.trainer import Check, Int8Limits, Int8Outcome, Job, NormalFile, Result
+from marram.learning.trainer import CONTRIBUTION, Check, Int8Limits, Int8Outcome, Job, NormalFile, Result
 from marram.storage import replace_file
 from marram.wire.parameters import Vector
 
@@ -30,13 +30,15 @@ from marram.wire.parameters import Vector
 class Learnt:
     """A finished training. parameters: float32 (P,). normal: where it was asked for.
 
-    int8: file of the int8 arrays, where they may run; else empty.
+    int8: file of the int8 arrays, where they may run; else empty. contribution: what a device tells in a
+    round of a forest; else empty.
     """
 
     parameters: Vector
     normal: NormalFile | None
     result: Result
     int8: bytes = b""
+    contribution: bytes = b""
 
 
 @dataclass
@@ -83,10 +85,12 @@ class Workshop:
         finished: Callable[[Learnt | TrainingError], None],
         int8: bool = False,
         ranges: bool = False,
+        trees: int = 0,
     ) -> None:
         """Train in the child; ``finished`` is called from another thread.
 
         int8: turn what is learnt into int8. ranges: measure the activations' ranges under ``parameters``.
+        trees: grow so many for a round of a forest.
         Raises StorageError or TrainingError when it cannot begin.
         """
         # Windows bear the machine's time. The daemon's is later where that is wrong: all would be too old.
@@ -113,6 +117,7 @@ class Workshop:
             threads=trainer.threads,
             int8=self.int8_limits() if int8 else None,
             ranges=ranges,
+            trees=trees,
         )
 
         def done(outcome: Result | Int8Outcome | TrainingError) -> None:
@@ -173,12 +178,14 @@ class Workshop:
                 normal = msgspec.json.decode(text, type=NormalFile)
             int8 = result.int8 is not None and result.int8.used
             arrays = (self.folder / "int8.safetensors").read_bytes() if int8 else b""
+            told = self.folder / CONTRIBUTION
+            contribution = told.read_bytes() if told.exists() else b""
             self.store.trained(mark)
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError, StorageError) as error:
             return TrainingError(f"what the trainer left cannot be used: {error}")
         self.last = result
         self.trainings += 1
-        return Learnt(parameters, normal, result, arrays)
+        return Learnt(parameters, normal, result, arrays, contribution)
 
 
 def _failure(outcome: object) -> TrainingError:

@@ -36,7 +36,7 @@ class Comparison:
 class Built:
     """content: the bundle's bytes. comparison: None for other tasks than classify, and without windows.
 
-    source: of the ranges of int8.
+    source: of the ranges of int8; "" for a forest, which has none.
     """
 
     content: bytes
@@ -92,9 +92,15 @@ def as_text(model: str, chosen: Stretch, built: Built, output: Path) -> str:
     versions = f"{first} to {last}" if first != last else f"{last}"
     lines = [f"{model} {built.version}: {len(built.content)} bytes, parameters {versions}: {output}"]
     if chosen.accuracy is not None:
-        lines.append(f"accuracy {chosen.accuracy:.3f} on the devices' own windows, before int8")
-    lines.append(f"int8 rests on {built.source}")
+        before = ", before int8" if built.source else ""
+        lines.append(f"accuracy {chosen.accuracy:.3f} on the devices' own windows{before}")
     compared = built.comparison
+    if not built.source:
+        lines.append("its trees run in float32: there is nothing to quantise")
+        if compared is not None and compared.fp32 is not None:
+            lines.append(f"accuracy on the calibration windows {compared.fp32:.3f}")
+        return "\n".join(lines)
+    lines.append(f"int8 rests on {built.source}")
     if compared is not None:
         lines.append(
             f"int8 gives {compared.agreement:.1%} of the calibration windows the label that fp32 gives"

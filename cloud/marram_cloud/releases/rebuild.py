@@ -7,11 +7,13 @@ import logging
 import msgspec
 import numpy as np
 from marram.bundle.file import PARAMETERS, Bundle, encode, encode_parameters
+from marram.bundle.manifest import Manifest
 from numpy.typing import NDArray
 
 from marram_cloud.compression.programs import int8_programs, kept_float
 from marram_cloud.compression.quantise import Ranges
 from marram_cloud.litert.forms import TEMPLATE, with_form
+from marram_cloud.trees.bundle import with_forest
 
 log = logging.getLogger(__name__)
 
@@ -19,13 +21,26 @@ log = logging.getLogger(__name__)
 def rebuild(
     bundle: Bundle,
     parameters: NDArray[np.float32],
-    ranges: Ranges,
+    ranges: Ranges | None,
     windows: NDArray[np.float32] | None,
     version: str,
     metrics: dict[str, float],
 ) -> bytes:
-    """The new bundle's bytes. ranges: of the activations, for int8. windows: for LiteRT's form, which
-    there is none of without them. metrics go into the model card beside those that are there."""
+    """The new bundle's bytes. ranges: of the activations, for int8; None for a forest, which has no int8.
+    windows: for LiteRT's form, which there is none of without them. metrics go into the model card beside
+    those that are there."""
+    manifest = bundle.manifest
+    if ranges is None:
+        members = with_forest(manifest, bundle.members, parameters)
+    else:
+        manifest, members = _with_int8(bundle, parameters, ranges, windows)
+    card = msgspec.structs.replace(manifest.card, metrics={**manifest.card.metrics, **metrics})
+    return encode(msgspec.structs.replace(manifest, version=version, card=card), members)
+
+
+def _with_int8(
+    bundle: Bundle, parameters: NDArray[np.float32], ranges: Ranges, windows: NDArray[np.float32] | None
+) -> tuple[Manifest, dict[str, bytes]]:
     manifest = bundle.manifest
     predict = bundle.members[manifest.programs["predict"].file]
     members = {**bundle.members, PARAMETERS: encode_parameters(manifest, parameters)}
@@ -34,5 +49,4 @@ def rebuild(
     manifest, members, told = with_form(manifest, members, parameters, windows)
     log.info("infer.tflite: %s", told)
     members.pop(TEMPLATE, None)
-    card = msgspec.structs.replace(manifest.card, metrics={**manifest.card.metrics, **metrics})
-    return encode(msgspec.structs.replace(manifest, version=version, card=card), members)
+    return manifest, members
