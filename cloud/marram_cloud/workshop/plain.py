@@ -76,7 +76,9 @@ class Plain:
         momentum: float = 0.1, eps: float = 1e-5,
     ) -> Tensor:  # fmt: skip
         """Ioffe and Szegedy, 2015; see ``statistics``."""
-        gain = torch.ones_like(input[0].flatten(1)[:, 0].detach()) if weight is None else weight
+        gain = (
+            torch.ones_like(input[0].detach().reshape(input.shape[1], -1)[:, 0]) if weight is None else weight
+        )
         offset = torch.zeros_like(gain) if bias is None else bias
         if not training and running_mean is not None and running_var is not None:
             shape = (1, -1, *(1,) * (input.ndim - 2))
