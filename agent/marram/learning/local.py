@@ -133,7 +133,7 @@ class LocalLearning:
             return
         counts = self.workshop.store.counts()
         new = counts.new_labelled if self.own.bundle.manifest.task == "classify" else counts.new
-        if new - self._checked < _ENOUGH or self.workshop.paused or self.workshop.child.pid is not None:
+        if new - self._checked < _ENOUGH or self.workshop.paused or self.workshop.busy:
             return
         self._checked = new
 
