@@ -173,7 +173,7 @@ class Workshop:
     def int8_limits(self) -> Int8Limits:
         """As the trainer takes them."""
         int8 = self.config.int8
-        return Int8Limits(int8.agreement, int8.accuracy, int8.score)
+        return Int8Limits(int8.agreement, int8.accuracy, int8.score, int8.use == "auto")
 
     def pause(self, reason: str) -> None:
         """Let nothing train for this reason, or let it again (""); a training that runs stands still."""
