@@ -19,6 +19,7 @@ from tests.support.mosquitto import Mosquitto
 from tests.support.sampled import ALL
 from tests.zoo.eager import Eager
 from tests.zoo.exported import Exported
+from tests.zoo.found import note
 from tests.zoo.projects import ZOO, Entry
 
 SAMPLE = ("recurrent",)
@@ -35,7 +36,12 @@ def entry(request) -> Entry:
 def built(entry, tmp_path_factory) -> tuple[Path, dict[str, float]]:
     """The project's folder, and by program how far it was from PyTorch: the build refuses more than 1e-5."""
     folder = entry.write(tmp_path_factory.mktemp("zoo") / entry.name)
-    return folder, build(folder).differences
+    report = build(folder)
+    note(
+        entry.name, parameters=report.parameters, infer_bytes=report.programs["infer.onnx"],
+        apart=max(report.differences.values()), curve=None, device=False,
+    )  # fmt: skip
+    return folder, report.differences
 
 
 def bundle(folder: Path) -> Path:
@@ -66,6 +72,7 @@ def test_its_loss_stays_on_pytorchs_for_200_steps(entry, built, tmp_path):
     first = theirs[:AVERAGED].mean()
     smooth = np.ones(AVERAGED) / AVERAGED
     apart = np.abs(np.convolve(ours, smooth, "valid") - np.convolve(theirs, smooth, "valid")).max()
+    note(entry.name, curve=float(apart / first))
     assert theirs[-AVERAGED:].mean() < 0.9 * first, (first, theirs[-AVERAGED:].mean())
     assert apart < 0.1 * first, (apart, first)
 
@@ -116,3 +123,4 @@ def test_a_device_trains_it_and_runs_its_int8_release(entry, built, tmp_path):
         assert last["model"] == f"{entry.name} {version}"
         assert len(last.get("forecast", {}).get("c0", [])) == entry.horizon
         assert device.process.stop() == 0
+    note(entry.name, device=True)
