@@ -40,8 +40,8 @@ def measure() -> Result:
         "python -m benchmarks zoo",
         f"Batches of {_BATCH}. The exported step and PyTorch eager take turns in one process: medians of "
         f"{_RUNS} runs of {_SECONDS:g} s. Compiled PyTorch runs after them, and onnxruntime-training 1.19.2 "
-        "on the same loss, exported from PyTorch, in an environment of its own. Memory is the peak of a process "
-        "of its own that does one side alone.",
+        "on the same loss, exported from PyTorch, in an environment of its own. Memory is the peak of a "
+        "process of its own that does one side alone.",
         figures,
     )
 

@@ -20,11 +20,13 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from marram_cloud.workshop import provenance
 from marram_cloud.workshop.provenance import Followed
 from marram_cloud.workshop.translations import TRANSLATIONS, UnsupportedError, decompositions
-from marram_cloud.workshop.unsupported import FIXED_BATCH, operator_of, reason, refused
+from marram_cloud.workshop.unsupported import FIXED_BATCH, operator_of, reason, refused, too_long
 
 BATCH = "batch"
 OPSET = 18
 _MOST_BATCH = 65536
+# PyTorch's exporter takes some hundredths of a second for each.
+_MOST_OPERATORS = 5000
 
 
 def export(
@@ -111,7 +113,11 @@ def _fakes(arguments: dict[str, Tensor], batched: Sequence[str]) -> list[Tensor]
 
 
 def _check(traced: GraphModule) -> None:
-    """Raises UnsupportedError for a type of values that devices do not have."""
+    """Raises UnsupportedError for a type of values that devices do not have, and for too many operators."""
+    count = len(traced.graph.nodes)
+    if count > _MOST_OPERATORS:
+        place, why = provenance.commonest(traced), too_long(count)
+        raise UnsupportedError(f"{place}: {why}" if place else why)
     for node in traced.graph.nodes:
         value = node.meta.get("val")
         why = refused(value.dtype) if isinstance(value, Tensor) else ""

@@ -14,6 +14,7 @@ import sysconfig
 import traceback
 import types
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,6 +147,12 @@ def of_node(node: Node) -> Place | None:
     """Of a followed trace."""
     place: Place | None = node.meta.get("custom", {}).get(_KEY)
     return place
+
+
+def commonest(traced: GraphModule) -> Place | None:
+    """The place that most nodes of a followed trace come from."""
+    places = Counter(place for node in traced.graph.nodes if (place := of_node(node)) is not None)
+    return max(places, key=places.__getitem__) if places else None
 
 
 def of_operator(traced: GraphModule, operator: str) -> Place | None:

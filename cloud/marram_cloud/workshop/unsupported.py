@@ -137,6 +137,14 @@ def refused(dtype: torch.dtype) -> str:
     return _HALF if dtype in (torch.float16, torch.bfloat16) else ""
 
 
+def too_long(operators: int) -> str:
+    """Why a trace of so many operators is not exported: that would take many minutes, or for ever."""
+    return (
+        f"a trace of this module has {operators} operators, most of them from here: use nn.GRU or nn.LSTM "
+        "over the whole window in place of a loop over its steps, or operators on whole tensors"
+    )
+
+
 def _longest(table: dict[str, str], name: str) -> str:
     """What the table says of the longest beginning of a name that it knows."""
     known = [begin for begin in table if name.startswith(begin)]

@@ -3,6 +3,7 @@
 import textwrap
 
 import pytest
+from marram_cloud.workshop import export
 from marram_cloud.workshop.build import build
 from marram_cloud.workshop.project import Project, ProjectError
 from marram_cloud.workshop.translations import UnsupportedError
@@ -120,6 +121,12 @@ def test_what_cannot_be_traced_is_named_with_its_line(name, tmp_path):
 def test_an_operator_without_a_form_is_named_with_its_line(name, tmp_path):
     body, line, words = TRANSLATED[name]
     names(refused(tmp_path, body), line, words)
+
+
+def test_a_loop_over_many_steps_is_named_before_it_takes_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "_MOST_OPERATORS", 150)
+    body = "for step in range(20):\n    seen = torch.tanh(seen * 1.1)\nreturn self.out(seen.mean(2))"
+    names(refused(tmp_path, body), "seen = torch.tanh(seen * 1.1)", "in place of a loop over its steps")
 
 
 def test_a_layer_that_pytorch_calls_is_where_it_was_made(tmp_path):
