@@ -15,7 +15,7 @@ from marram_cloud.workshop.translations import UnsupportedError
 
 FIXED_BATCH = (
     "this asks for one fixed size of the batch: work on whole batches of any size, without a loop over the "
-    "windows, and without numbers or shapes that are made of the batch's size"
+    "windows, and with x.shape[0] as it is in place of len(x), int() or range() of it"
 )
 _BY_VALUE = (
     "this decides by the values of its input, which cannot be traced: compute both ways and choose with "
