@@ -20,6 +20,7 @@ from tests.support.mosquitto import Mosquitto
 from tests.support.sampled import ALL
 from tests.zoo.eager import Eager
 from tests.zoo.exported import Exported
+from tests.zoo.found import note
 from tests.zoo.projects import ZOO, Entry
 
 SAMPLE = ("recurrent",)
@@ -36,7 +37,12 @@ def entry(request) -> Entry:
 def built(entry, tmp_path_factory) -> tuple[Path, dict[str, float]]:
     """The project's folder, and by program how far it was from PyTorch: the build refuses more than 1e-5."""
     folder = entry.write(tmp_path_factory.mktemp("zoo") / entry.name)
-    return folder, build(folder).differences
+    report = build(folder)
+    note(
+        entry.name, parameters=report.parameters, infer_bytes=report.programs["infer.onnx"],
+        apart=max(report.differences.values()), curve=None, device=False,
+    )  # fmt: skip
+    return folder, report.differences
 
 
 def bundle(folder: Path) -> Path:
@@ -70,6 +76,7 @@ def test_its_loss_stays_on_pytorchs_for_200_steps(entry, built, tmp_path):
     ours, theirs = curve(Exported(read(bundle(folder)))), curve(Eager(project))
     assert theirs[-1] < 0.9 * theirs[0]
     apart, bound = np.abs(ours - theirs).max(), 0.1 * theirs[0]
+    note(entry.name, curve=float(apart / theirs[0]))
     if apart >= bound:
         shaken = (x * (1 + np.float32(2e-7) * chance.choice([-1, 1], x.shape)) for _ in range(AGAIN))
         others = [theirs, *(curve(Eager(project), one.astype(np.float32)) for one in shaken)]
@@ -123,3 +130,4 @@ def test_a_device_trains_it_and_runs_its_int8_release(entry, built, tmp_path):
         assert last["model"] == f"{entry.name} {version}"
         assert len(last.get("forecast", {}).get("c0", [])) == entry.horizon
         assert device.process.stop() == 0
+    note(entry.name, device=True)

@@ -7,24 +7,27 @@ program is a pure function.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from marram_cloud.workshop import recurrent
+from marram_cloud.workshop import gru, lstm, recurrent
 from marram_cloud.workshop.normalise import batch_norm
+from marram_cloud.workshop.translations import UnsupportedError
 
 # Of a Lehmer generator; squares modulo this prime still fit in 63 bits.
 _PRIME = 2**31 - 1
 _REPLACED = (
     "dropout", "dropout1d", "dropout2d", "dropout3d", "batch_norm", "linear", "scaled_dot_product_attention",
-    "silu",
+    "silu", "mish",
 )  # fmt: skip
+_RECURRENT = ("gru", "gru_cell", "lstm", "lstm_cell", "rnn_tanh", "rnn_relu")
 
 
 @dataclass
@@ -45,7 +48,8 @@ class Plain:
         with ExitStack() as stack:
             for name in _REPLACED:
                 stack.enter_context(patch.object(functional, name, getattr(self, name)))
-            stack.enter_context(patch.object(torch._VF, "gru", self.gru))
+            for name in _RECURRENT:
+                stack.enter_context(patch.object(torch._VF, name, getattr(self, name)))
             yield self
 
     def dropout(self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -77,7 +81,9 @@ class Plain:
         momentum: float = 0.1, eps: float = 1e-5,
     ) -> Tensor:  # fmt: skip
         """Ioffe and Szegedy, 2015; see ``statistics``."""
-        gain = torch.ones_like(input[0].flatten(1)[:, 0].detach()) if weight is None else weight
+        gain = (
+            torch.ones_like(input[0].detach().reshape(input.shape[1], -1)[:, 0]) if weight is None else weight
+        )
         offset = torch.zeros_like(gain) if bias is None else bias
         if not training and running_mean is not None and running_var is not None:
             shape = (1, -1, *(1,) * (input.ndim - 2))
@@ -113,10 +119,48 @@ class Plain:
         training: bool, bidirectional: bool, batch_first: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Cho et al., 2014, in PyTorch's form."""
-        return recurrent.gru(
+        return gru.gru(
             input, hx, weights, bias, layers, bidirectional,
             lambda seen: self.dropout(seen, dropout, training), batch_first,
         )  # fmt: skip
+
+    def lstm(
+        self, input: Tensor, hx: tuple[Tensor, Tensor], weights: list[Tensor], bias: bool, layers: int,
+        dropout: float, training: bool, bidirectional: bool, batch_first: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """Hochreiter and Schmidhuber, 1997, in PyTorch's form."""
+        if hx[0].shape[2] != hx[1].shape[2]:
+            raise UnsupportedError("LSTM with proj_size has no form on a device: use nn.Linear after nn.LSTM")
+        return lstm.lstm(
+            input, hx, weights, bias, layers, bidirectional,
+            lambda seen: self.dropout(seen, dropout, training), batch_first,
+        )  # fmt: skip
+
+    def rnn_tanh(
+        self, *arguments: Any, bend: Callable[[Tensor], Tensor] = torch.tanh,  # noqa: ANN401
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Elman, 1990."""
+        input, hx, weights, bias, layers, dropout, training, bidirectional, batch_first = arguments
+        return recurrent.rnn(
+            input, hx, weights, bias, layers, bidirectional,
+            lambda seen: self.dropout(seen, dropout, training), batch_first, bend,
+        )  # fmt: skip
+
+    def rnn_relu(self, *arguments: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+        """The same with ReLU for tanh."""
+        return self.rnn_tanh(*arguments, bend=torch.relu)
+
+    def gru_cell(self, *arguments: Any) -> Tensor:  # noqa: ANN401
+        """One step of ``gru``."""
+        return gru.cell(*arguments)
+
+    def lstm_cell(self, *arguments: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+        """One step of ``lstm``."""
+        return lstm.cell(*arguments)
+
+    def mish(self, input: Tensor, inplace: bool = False) -> Tensor:
+        """x * tanh(softplus(x)) (Misra, arXiv 1908.08681), for the same reason as ``silu``."""
+        return input * torch.tanh(functional.softplus(input))
 
     def scaled_dot_product_attention(
         self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch._decomp import core_aten_decompositions
 
 from marram_cloud.workshop.convolutions import convolution, convolution_backward
-from marram_cloud.workshop.recurrent import gru_back_to_onnx, gru_to_onnx
+from marram_cloud.workshop.gru import gru_back_to_onnx, gru_to_onnx
+from marram_cloud.workshop.lstm import lstm_back_to_onnx, lstm_cells_to_onnx, lstm_to_onnx
 
 # ONNX values while a graph is traced; onnxscript has no public type for them.
 Value = Any
@@ -120,6 +121,13 @@ def power(input: Tensor, exponent: float) -> Any:  # noqa: ANN401
     return torch.sqrt(input) if exponent == 0.5 else NotImplemented
 
 
+def unfold_backward(grad: Tensor, sizes: Sequence[int], dim: int, size: int, step: int) -> Tensor:
+    """Of ``Tensor.unfold``: each value's gradients, one for each window that holds it, added up."""
+    windows = grad.movedim(-1, dim + 1)  # (..., windows, size, ...)
+    places = (torch.arange(windows.shape[dim])[:, None] * step + torch.arange(size)).flatten()
+    return grad.new_zeros(sizes).index_add(dim, places, windows.flatten(dim, dim + 1))
+
+
 def threshold_backward(grad_output: Tensor, self: Tensor, threshold: float) -> Tensor:
     """Of ReLU. A product: onnxruntime's Where takes several times as long."""
     return grad_output * (self > threshold).to(grad_output.dtype)
@@ -133,6 +141,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         aten.constant_pad_nd.default: constant_pad,
         aten.pow.Tensor_Scalar: power,
         aten.threshold_backward.default: threshold_backward,
+        aten.unfold_backward.default: unfold_backward,
     }
 
 
@@ -145,4 +154,7 @@ TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.avg_pool2d_backward.default: avg_pool_backward,
     torch.ops.marram.gru.default: gru_to_onnx,
     torch.ops.marram.gru_back.default: gru_back_to_onnx,
+    torch.ops.marram.lstm.default: lstm_to_onnx,
+    torch.ops.marram.lstm_cells.default: lstm_cells_to_onnx,
+    torch.ops.marram.lstm_back.default: lstm_back_to_onnx,
 }

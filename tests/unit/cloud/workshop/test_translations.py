@@ -190,6 +190,27 @@ def test_the_gradient_of_an_average_pooling(batch, channel, length, kernel, stri
     )  # fmt: skip
 
 
+pairs = lambda low, high: st.tuples(st.integers(low, high), st.integers(low, high)).map(list)  # noqa: E731
+
+
+@FEW
+@given(batches, channels, pairs(4, 9), pairs(1, 4), pairs(1, 4), pairs(0, 2), st.booleans())
+def test_the_gradients_of_poolings_over_two_axes(batch, channel, sides, kernel, stride, padding, padded):
+    padding = [min(pad, size // 2) for pad, size in zip(padding, kernel, strict=True)]
+    x = random(batch, channel, *sides)
+    for function, options, backward in (
+        (functional.max_pool2d_with_indices, ([1, 1], False), max_pool_backward),
+        (functional.avg_pool2d, (False, padded, None), avg_pool_backward),
+    ):
+        arguments = (kernel, stride, padding, *options)
+        seen = x.clone().requires_grad_()
+        made = function(seen, *arguments)
+        out, more = (made[0], [onnx(made[1])]) if isinstance(made, tuple) else (made, [])
+        gradient = random(*out.shape)
+        out.backward(gradient)
+        agree(backward(onnx(gradient), onnx(x), *arguments, *more), seen.grad)
+
+
 def test_an_average_pooling_with_ceil_mode_says_what_to_use():
     with pytest.raises(UnsupportedError, match="without ceil_mode"):
         avg_pool_backward(None, None, [1, 2], [1, 2], [0, 0], True, True, None)
