@@ -51,7 +51,7 @@ def _with_int8(
     members = {**bundle.members, PARAMETERS: encode_parameters(manifest, parameters)}
     float_layers = kept_float(bundle, parameters)
     if windows is not None:
-        kept = keep_float(predict, parameters, ranges, windows, labels, float_layers)
+        kept = keep_float(predict, parameters, ranges, bundle.features(windows), labels, float_layers)
         log.info("infer.onnx: %s", kept)
         float_layers = kept.layers
     int8 = int8_programs(predict, parameters, ranges, float_layers)
