@@ -8,7 +8,8 @@ from pathlib import Path
 from marram.bundle.file import read
 from marram.programs.program import ProgramOptions, load
 from marram.releases.forms import FORMS, Trier
-from marram_cloud.litert.quantise import BOUND, difference
+from marram_cloud.litert.choosing import BOUND
+from marram_cloud.litert.quantise import difference
 from marram_cloud.releases.calibration import read_calibration
 from marram_cloud.workshop.build import build
 from marram_cloud.workshop.litert import converter

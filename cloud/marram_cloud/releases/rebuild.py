@@ -24,14 +24,14 @@ def rebuild(
     version: str,
     metrics: dict[str, float],
 ) -> bytes:
-    """The new bundle's bytes. ranges: of the activations, for int8. windows: for LiteRT's form, which
-    there is none of without them. metrics go into the model card beside those that are there."""
+    """The new bundle's bytes. ranges: of the activations, for int8. windows: for the ranges of what LiteRT's
+    form has more. metrics go into the model card beside those that are there."""
     manifest = bundle.manifest
     predict = bundle.members[manifest.programs["predict"].file]
     members = {**bundle.members, PARAMETERS: encode_parameters(manifest, parameters)}
     int8 = int8_programs(predict, parameters, ranges, kept_float(bundle, parameters))
     manifest, members = int8.put_into(manifest, members)
-    manifest, members, told = with_form(manifest, members, parameters, windows)
+    manifest, members, told = with_form(manifest, members, parameters, ranges, windows)
     log.info("infer.tflite: %s", told)
     members.pop(TEMPLATE, None)
     card = msgspec.structs.replace(manifest.card, metrics={**manifest.card.metrics, **metrics})

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from marram_cloud.compression.errors import CompressionError
+from marram_cloud.litert.quantise import Wanted
 from marram_cloud.litert.template import make, probe
 
 _PATIENCE = 1800.0
@@ -40,6 +41,7 @@ def template(
     parameters: Tensor,
     window: tuple[int, int],
     outputs: Sequence[str],
+    wanted: Wanted,
 ) -> bytes:
     """function: (parameters, x) -> outputs. window: (channels, length). Raises CompressionError."""
     probes = [probe(len(parameters), seed) for seed in _SEEDS]
@@ -57,7 +59,7 @@ def template(
             np.save(folder / f"probe-{number}.npy", values)
         _convert(python, folder)
         converted = [(folder / f"probe-{number}.tflite").read_bytes() for number in range(len(probes))]
-    return make(predict, probes, converted, {"inputs": ["x"], "outputs": outputs})
+    return make(predict, probes, converted, {"inputs": ["x"], "outputs": outputs}, wanted)
 
 
 def _convert(python: Path, folder: Path) -> None:

@@ -25,6 +25,7 @@ from marram.bundle.manifest import Channel, ModelCard, Name
 from marram.config.load import load
 from marram.errors import MarramError
 
+from marram_cloud.litert.quantise import Wanted
 from marram_cloud.releases.calibration import Calibration, read_calibration
 from marram_cloud.workshop.functions import Functions
 from marram_cloud.workshop.losses import AnyLoss, usual
@@ -55,7 +56,8 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``project.yaml``. horizon: samples that a forecast is of. seed: of the initial parameters."""
+    """``project.yaml``. horizon: samples that a forecast is of. seed: of the initial parameters. tflite: how
+    the form for LiteRT is quantised, where one is made."""
 
     name: Name
     version: str = "0"
@@ -69,6 +71,7 @@ class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     seed: int = 0
     loss: AnyLoss | None = None
     training: Training = Training()
+    tflite: Wanted = "auto"
     card: ModelCard = ModelCard()
 
     def problems(self) -> Iterable[tuple[tuple[str], str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -130,29 +131,11 @@ class Bench:
         return Trial(self._measured(subject, precision, kept), subject.module, kept, ())
 
     def _measured(self, subject: Subject, precision: str, kept: tuple[str, ...]) -> Candidate:
-        data = self._data
         if precision == "fp32":
             program: bytes = fold(subject.predict, subject.flat).SerializeToString()
         else:
             program = quantise(subject.predict, subject.flat, subject.ranges, kept)
-        windows = data.judged.windows
-        said = load(program, "onnx")(x=windows)
-        exact = load(subject.predict, "onnx")(parameters=subject.flat, x=windows)
-        quality = None
-        if not data.classes or data.judged.labels is not None:
-            quality = judge(said, data.judged.labels, data.classes)
-        return Candidate(
-            pruned=subject.ratio,
-            precision=precision,
-            bytes=len(program),
-            parameters=len(subject.flat),
-            macs=work(subject.predict, subject.flat).macs,
-            cost=measure_cost(program, {"x": data.sample}),
-            quality=quality,
-            difference=difference(exact, said),
-            loss=quality.worse_than(self._best) if quality is not None and self._best is not None else None,
-            kept_float=kept,
-        )
+        return measured(subject, self._data, self._best, program, precision, kept)
 
 
 @dataclass(frozen=True)
@@ -164,3 +147,33 @@ class Subject:
     predict: bytes
     flat: NDArray[np.float32]
     ranges: Ranges
+
+
+def measured(
+    subject: Subject,
+    data: Data,
+    best: Quality | None,
+    program: bytes,
+    precision: str,
+    kept: tuple[str, ...] = (),
+    runtime: Literal["onnx", "tflite"] = "onnx",
+) -> Candidate:
+    """What the program, made of the subject, costs and is worth. best: what the loss refers to."""
+    windows = data.judged.windows
+    said = load(program, runtime)(x=windows)
+    exact = load(subject.predict, "onnx")(parameters=subject.flat, x=windows)
+    quality = None
+    if not data.classes or data.judged.labels is not None:
+        quality = judge(said, data.judged.labels, data.classes)
+    return Candidate(
+        pruned=subject.ratio,
+        precision=precision,
+        bytes=len(program),
+        parameters=len(subject.flat),
+        macs=work(subject.predict, subject.flat).macs,
+        cost=measure_cost(program, {"x": data.sample}, runtime=runtime),
+        quality=quality,
+        difference=difference(exact, said),
+        loss=quality.worse_than(best) if quality is not None and best is not None else None,
+        kept_float=kept,
+    )

@@ -3,21 +3,26 @@
 The conversions take ten seconds each: `make tflite` runs them. They need litert-torch in its own environment.
 """
 
+import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from marram.bundle.file import read
+from marram.bundle.file import parse, read
 from marram.programs.program import load
 from marram_cloud.compression.errors import CompressionError
 from marram_cloud.compression.ranges import calibrate
+from marram_cloud.litert.choosing import BOUND
 from marram_cloud.litert.forms import TEMPLATE
-from marram_cloud.litert.quantise import BOUND, difference
+from marram_cloud.litert.quantise import difference, in_float
 from marram_cloud.litert.template import filled
 from marram_cloud.releases.calibration import read_calibration
 from marram_cloud.releases.rebuild import rebuild
+from marram_cloud.workshop.budget import Budget, BudgetError
 from marram_cloud.workshop.build import build
+from marram_cloud.workshop.compress import compress
 from marram_cloud.workshop.litert import converter
 
 EXAMPLES = Path(__file__).parents[4] / "examples"
@@ -52,6 +57,40 @@ def test_a_release_has_a_form_for_litert_that_computes_what_predict_does(tmp_pat
     (tmp_path / "release.marram").write_bytes(rebuild(bundle, parameters, ranges, windows, "1", {}))
     released = read(tmp_path / "release.marram").program("infer_tflite")
     assert difference(exact, released, windows) < BOUND
+
+
+@SLOW
+def test_a_full_integer_form_is_asked_for_in_project_yaml_and_so_are_those_of_its_releases(tmp_path):
+    """All of it is int8, for accelerators that know nothing else; and near enough to fp32."""
+    folder = shutil.copytree(EXAMPLES / "shoulder", tmp_path / "shoulder")
+    with (folder / "project.yaml").open("a") as file:
+        file.write("tflite: full-integer\n")
+    built = build(folder, tmp_path / "made.marram", tflite=True)
+    assert "int8 (full-integer)" in built.tflite
+    bundle = read(tmp_path / "made.marram")
+    windows = read_calibration(folder / "calibration.npz", 6, 100).windows
+    ranges = calibrate(bundle.members["predict.onnx"], bundle.parameters(), windows)
+    release = parse(rebuild(bundle, bundle.parameters(), ranges, windows, "1", {}))
+    for one in (bundle, release):
+        assert in_float(one.members["infer.tflite"]) == ("REDUCE_MAX",)  # LiteRT has no int8 for it
+
+
+@SLOW
+def test_a_budget_holds_for_both_forms(tmp_path):
+    """What keeps it for onnxruntime alone is not taken."""
+    folder = shutil.copytree(EXAMPLES / "host", tmp_path / "host")
+    report = tmp_path / "report"
+    compress(folder, tmp_path / "made.marram", Budget(bytes=40_000), report, tflite=True)
+    bundle = read(tmp_path / "made.marram")
+    assert {"infer", "infer_tflite"} <= set(bundle.manifest.programs)
+    tried = json.loads((report / "report.json").read_text())["candidates"]
+    (form,) = [one for one in tried if one["precision"] == "LiteRT int8"]
+    assert form["bytes"] == len(bundle.members["infer.tflite"])
+    onnx = len(bundle.members["infer.onnx"])
+    if form["bytes"] > onnx:
+        with pytest.raises(BudgetError, match="LiteRT int8: "):
+            compress(folder, tmp_path / "none.marram", Budget(bytes=onnx), tflite=True)
+        assert not (tmp_path / "none.marram").exists()
 
 
 @SLOW

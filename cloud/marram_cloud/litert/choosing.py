@@ -1,0 +1,120 @@
+"""Which int8 a program gets for LiteRT: several are made, timed and compared with float; one is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from marram.programs.program import load
+from numpy.typing import NDArray
+
+from marram_cloud.compression.cost import measure_cost
+from marram_cloud.compression.errors import CompressionError
+from marram_cloud.compression.quantise import Ranges
+from marram_cloud.litert.quantise import Method, Wanted, difference, in_float, quantise
+from marram_cloud.litert.tensors import given, measured
+
+BOUND = 0.1
+"""Most that an int8 form may differ from fp32: mean absolute difference, in standard deviations of fp32."""
+
+_NEAR = 0.03  # of forms as near as this, speed decides
+_AS_FAST = 1.25  # and of those, size
+_AUTOMATIC: tuple[Method, ...] = ("dynamic", "static", "integer")
+_RUNS = 200
+_HELD_OUT = 4  # every fourth window judges
+_MOST = 256
+_NOISE = 64
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Form:
+    """One int8 program. far: standard deviations from fp32, 0 where no windows show it. us: of one window,
+    median, on one thread here."""
+
+    content: bytes
+    method: Method
+    far: float
+    us: float
+
+    def __str__(self) -> str:
+        return f"{self.method} {len(self.content)} bytes, {self.us:.0f} us a window, {self.far:.2g} from fp32"
+
+
+def best(
+    program: bytes,
+    predict: bytes,
+    parameters: Floats,
+    ranges: Ranges,
+    windows: Floats | None,
+    shape: tuple[int, int],
+    wanted: Wanted = "auto",
+) -> tuple[bytes, str]:
+    """(the int8 program, how it was made, for people). program: predict.onnx with its parameters, float32
+    (P,), as float TFLite.
+
+    ranges: of predict.onnx's activations; they hold for the same tensors of the TFLite program, too. windows:
+    float32 (n, channels, length), for the ranges of its other tensors and to compare with float; None where
+    there are none. shape: of one window. Raises CompressionError when no way works or none is near enough to
+    float.
+    """
+    some = np.random.default_rng(0).normal(size=(_NOISE, *shape)).astype(np.float32)
+    making, judging = (some, some[:0]) if windows is None else _parts(windows[: _HELD_OUT * _MOST])
+    shared = given(program, predict, parameters, ranges, making)
+    known = {**({} if windows is None else measured(program, making)), **shared}
+    made, failed = [], []
+    for method in _AUTOMATIC if wanted == "auto" else (wanted,):
+        try:
+            made.append(_form(program, method, known, judging, making[:1]))
+        except CompressionError as error:
+            failed.append(f"{method}: {error}")
+    taken = chosen(made, failed)
+    stays = ", ".join(in_float(taken.content)) if taken.method != "dynamic" else ""
+    told = [
+        f"{len(taken.content)} bytes, int8 ({taken.method}), {taken.us:.0f} us a window",
+        f"{taken.far:.2g} standard deviations from fp32"
+        if len(judging)
+        else "not compared with fp32: no windows",
+        f"{len(shared)} of its tensors have the ranges of infer.onnx" if taken.method != "dynamic" else "",
+        f"in float: {stays}" if stays else "",
+        f"not taken: {'; '.join([*(str(one) for one in made if one is not taken), *failed])}"
+        if len(made) + len(failed) > 1
+        else "",
+    ]
+    return taken.content, "; ".join(one for one in told if one)
+
+
+def _parts(windows: Floats) -> tuple[Floats, Floats]:
+    """Windows to make a form with, and to judge it by."""
+    if len(windows) < _HELD_OUT:
+        return windows, windows
+    return np.delete(windows, np.s_[::_HELD_OUT], axis=0)[:_MOST], windows[::_HELD_OUT]
+
+
+def _form(program: bytes, method: Method, ranges: Ranges, judging: Floats, example: Floats) -> Form:
+    content = quantise(program, method, ranges)
+    # In a process of its own: some kernels end theirs where two ranges do not fit each other.
+    cost = measure_cost(content, {"x": example}, _RUNS, "tflite")
+    far = difference(load(program, "tflite"), load(content, "tflite"), judging) if len(judging) else 0.0
+    return Form(content, method, far, cost.p50)
+
+
+def chosen(made: Sequence[Form], failed: Sequence[str]) -> Form:
+    """Of those that are near to fp32 the smallest that is as fast as the fastest, else the nearest.
+
+    failed: why others do not work. Raises CompressionError when there is none within ``BOUND``.
+    """
+    near = [one for one in made if one.far <= _NEAR]
+    if not near and made:
+        near = [min(made, key=lambda one: one.far)]
+    if not near:
+        raise CompressionError(f"no int8 for LiteRT: {'; '.join(failed)}")
+    if near[0].far > BOUND or not np.isfinite(near[0].far):
+        raise CompressionError(
+            f"int8 for LiteRT ({near[0].method}) differs from fp32 by {near[0].far:.2f} standard deviations, "
+            f"more than the {BOUND} allowed; it is left out"
+        )
+    fastest = min(one.us for one in near)
+    return min((one for one in near if one.us <= _AS_FAST * fastest), key=lambda one: len(one.content))
