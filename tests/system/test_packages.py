@@ -130,7 +130,7 @@ bundle = read(Path(sys.argv[1]))
 windows = np.random.default_rng(0).normal(size=(40, 6, 100)).astype(np.float32)
 learnt = bundle.parameters()
 ranges = calibrate(bundle.members["predict.onnx"], learnt, windows)
-release = parse(rebuild(bundle, learnt, ranges, windows, "1", {}))
+release = parse(rebuild(bundle, learnt, ranges, windows, "1", {}).content)
 print(release.program("infer_tflite")(x=windows)["scores"].shape)
 """
 

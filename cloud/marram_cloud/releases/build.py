@@ -37,13 +37,14 @@ class Comparison:
 class Built:
     """content: the bundle's bytes. comparison: None for other tasks than classify, and without windows.
 
-    source: of the ranges of int8.
+    source: of the ranges of int8. tflite: what became of the form for LiteRT.
     """
 
     content: bytes
     version: str
     comparison: Comparison | None
     source: str
+    tflite: str
 
 
 def build(
@@ -64,11 +65,11 @@ def build(
     parameters = np.mean(vectors, axis=0).astype(np.float32)
     measured = fleet.measure(ledger, bundle, chosen.versions, parameters, calibration)
     windows = None if calibration is None else calibration.windows
-    content = rebuild(bundle, parameters, measured.ranges, windows, version, metrics)
+    rebuilt = rebuild(bundle, parameters, measured.ranges, windows, version, metrics)
     compared = None
     if bundle.manifest.task == "classify" and calibration is not None:
-        compared = _compare(parse(content), calibration)
-    return Built(content, version, compared, measured.source)
+        compared = _compare(parse(rebuilt.content), calibration)
+    return Built(rebuilt.content, version, compared, measured.source, rebuilt.tflite)
 
 
 def choose_parameters(ledger: Ledger, version: int | None, minimum: int, average: int) -> Stretch:
@@ -95,6 +96,7 @@ def as_text(model: str, chosen: Stretch, built: Built, output: Path) -> str:
     if chosen.accuracy is not None:
         lines.append(f"accuracy {chosen.accuracy:.3f} on the devices' own windows, before int8")
     lines.append(f"int8 rests on {built.source}")
+    lines.append(f"infer.tflite: {built.tflite}")
     compared = built.comparison
     if compared is not None:
         lines.append(

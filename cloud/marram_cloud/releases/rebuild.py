@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+from dataclasses import dataclass
 
 import msgspec
 import numpy as np
@@ -13,7 +13,13 @@ from marram_cloud.compression.programs import int8_programs, kept_float
 from marram_cloud.compression.quantise import Ranges
 from marram_cloud.litert.forms import TEMPLATE, with_form
 
-log = logging.getLogger(__name__)
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """content: the bundle's bytes. tflite: what became of its form for LiteRT."""
+
+    content: bytes
+    tflite: str
 
 
 def rebuild(
@@ -23,8 +29,8 @@ def rebuild(
     windows: NDArray[np.float32] | None,
     version: str,
     metrics: dict[str, float],
-) -> bytes:
-    """The new bundle's bytes. ranges: of the activations, for int8. windows: for the ranges of what LiteRT's
+) -> Rebuilt:
+    """The new bundle. ranges: of the activations, for int8. windows: for the ranges of what LiteRT's
     form has more. metrics go into the model card beside those that are there."""
     manifest = bundle.manifest
     predict = bundle.members[manifest.programs["predict"].file]
@@ -32,7 +38,6 @@ def rebuild(
     int8 = int8_programs(predict, parameters, ranges, kept_float(bundle, parameters))
     manifest, members = int8.put_into(manifest, members)
     manifest, members, told = with_form(manifest, members, parameters, ranges, windows)
-    log.info("infer.tflite: %s", told)
     members.pop(TEMPLATE, None)
     card = msgspec.structs.replace(manifest.card, metrics={**manifest.card.metrics, **metrics})
-    return encode(msgspec.structs.replace(manifest, version=version, card=card), members)
+    return Rebuilt(encode(msgspec.structs.replace(manifest, version=version, card=card), members), told)

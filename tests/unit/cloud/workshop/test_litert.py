@@ -54,7 +54,7 @@ def test_a_release_has_a_form_for_litert_that_computes_what_predict_does(tmp_pat
     for name, values in exact(x=windows).items():
         np.testing.assert_allclose(values, expected[name], atol=1e-5 * max(1, np.abs(expected[name]).max()))
     ranges = calibrate(predict, parameters, windows)
-    (tmp_path / "release.marram").write_bytes(rebuild(bundle, parameters, ranges, windows, "1", {}))
+    (tmp_path / "release.marram").write_bytes(rebuild(bundle, parameters, ranges, windows, "1", {}).content)
     released = read(tmp_path / "release.marram").program("infer_tflite")
     assert difference(exact, released, windows) < BOUND
 
@@ -70,7 +70,7 @@ def test_a_full_integer_form_is_asked_for_in_project_yaml_and_so_are_those_of_it
     bundle = read(tmp_path / "made.marram")
     windows = read_calibration(folder / "calibration.npz", 6, 100).windows
     ranges = calibrate(bundle.members["predict.onnx"], bundle.parameters(), windows)
-    release = parse(rebuild(bundle, bundle.parameters(), ranges, windows, "1", {}))
+    release = parse(rebuild(bundle, bundle.parameters(), ranges, windows, "1", {}).content)
     for one in (bundle, release):
         assert in_float(one.members["infer.tflite"]) == ("REDUCE_MAX",)  # LiteRT has no int8 for it
 
