@@ -94,6 +94,14 @@ def test_a_budget_holds_for_both_forms(tmp_path):
 
 
 @SLOW
+def test_the_template_that_other_tests_use_is_what_the_workshop_makes(tmp_path):
+    """Else write it anew: the bundle's member template.tflite."""
+    build(EXAMPLES / "shoulder", tmp_path / "made", tflite=True)
+    kept = Path(__file__).parents[3] / "support" / "shoulder.template.tflite"
+    assert read(tmp_path / "made").members[TEMPLATE] == kept.read_bytes()
+
+
+@SLOW
 def test_the_same_project_gives_the_same_bytes(tmp_path):
     for name in ("a", "b"):
         build(EXAMPLES / "host", tmp_path / name, tflite=True)
