@@ -13,7 +13,7 @@ from marram_cloud.compression.cost import measure_cost
 from marram_cloud.compression.errors import CompressionError
 from marram_cloud.compression.quantise import Ranges
 from marram_cloud.litert.quantise import Method, Wanted, difference, in_float, quantise
-from marram_cloud.litert.tensors import given, measured
+from marram_cloud.litert.tensors import measured, noise
 
 BOUND = 0.1
 """Most that an int8 form may differ from fp32: mean absolute difference, in standard deviations of fp32."""
@@ -24,7 +24,6 @@ _AUTOMATIC: tuple[Method, ...] = ("dynamic", "static", "integer")
 _RUNS = 200
 _HELD_OUT = 4  # every fourth window judges
 _MOST = 256
-_NOISE = 64
 
 Floats = NDArray[np.float32]
 
@@ -45,25 +44,20 @@ class Form:
 
 def best(
     program: bytes,
-    predict: bytes,
-    parameters: Floats,
-    ranges: Ranges,
-    windows: Floats | None,
     shape: tuple[int, int],
+    windows: Floats | None,
     wanted: Wanted = "auto",
+    given: Ranges | None = None,
 ) -> tuple[bytes, str]:
-    """(the int8 program, how it was made, for people). program: predict.onnx with its parameters, float32
-    (P,), as float TFLite.
+    """(the int8 program, how it was made, for people). program: float TFLite.
 
-    ranges: of predict.onnx's activations; they hold for the same tensors of the TFLite program, too. windows:
-    float32 (n, channels, length), for the ranges of its other tensors and to compare with float; None where
-    there are none. shape: of one window. Raises CompressionError when no way works or none is near enough to
-    float.
+    shape: of a window, (channels, length). windows: float32 (n, channels, length), for the ranges of tensors
+    and to compare with float; None where there are none. given: ranges of some tensors, which go before those
+    of the windows. Raises CompressionError when no way works or none is near enough to float.
     """
-    some = np.random.default_rng(0).normal(size=(_NOISE, *shape)).astype(np.float32)
-    making, judging = (some, some[:0]) if windows is None else _parts(windows[: _HELD_OUT * _MOST])
-    shared = given(program, predict, parameters, ranges, making)
-    known = {**({} if windows is None else measured(program, making)), **shared}
+    given = given or {}
+    making, judging = (noise(shape), noise(shape)[:0]) if windows is None else _parts(windows)
+    known = {**({} if windows is None else measured(program, making)), **given}
     made, failed = [], []
     for method in _AUTOMATIC if wanted == "auto" else (wanted,):
         try:
@@ -71,23 +65,20 @@ def best(
         except CompressionError as error:
             failed.append(f"{method}: {error}")
     taken = chosen(made, failed)
-    stays = ", ".join(in_float(taken.content)) if taken.method != "dynamic" else ""
-    told = [
-        f"{len(taken.content)} bytes, int8 ({taken.method}), {taken.us:.0f} us a window",
-        f"{taken.far:.2g} standard deviations from fp32"
-        if len(judging)
-        else "not compared with fp32: no windows",
-        f"{len(shared)} of its tensors have the ranges of infer.onnx" if taken.method != "dynamic" else "",
-        f"in float: {stays}" if stays else "",
-        f"not taken: {'; '.join([*(str(one) for one in made if one is not taken), *failed])}"
-        if len(made) + len(failed) > 1
-        else "",
-    ]
-    return taken.content, "; ".join(one for one in told if one)
+    far = f"{taken.far:.2g} standard deviations from fp32" if len(judging) else "not compared with fp32"
+    told = [f"{len(taken.content)} bytes, int8 ({taken.method}), {taken.us:.0f} us a window", far]
+    if taken.method != "dynamic":
+        told.append(f"in float: {', '.join(in_float(taken.content)) or 'nothing'}")
+        told.append(f"{len(given)} of its tensors have the ranges of infer.onnx")
+    others = [*(str(one) for one in made if one is not taken), *failed]
+    if others:
+        told.append(f"not taken: {'; '.join(others)}")
+    return taken.content, "; ".join(told)
 
 
 def _parts(windows: Floats) -> tuple[Floats, Floats]:
     """Windows to make a form with, and to judge it by."""
+    windows = windows[: _HELD_OUT * _MOST]
     if len(windows) < _HELD_OUT:
         return windows, windows
     return np.delete(windows, np.s_[::_HELD_OUT], axis=0)[:_MOST], windows[::_HELD_OUT]

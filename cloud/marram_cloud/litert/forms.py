@@ -39,12 +39,14 @@ def with_form(
         return without, others, "no form for LiteRT: pip install 'marram[cloud-tflite]'"
     from marram_cloud.litert.choosing import best
     from marram_cloud.litert.template import filled, wanted
+    from marram_cloud.litert.tensors import renamed
 
     predict = members[manifest.programs["predict"].file]
     shape = (len(manifest.channels), manifest.length)
     try:
         program = filled(template, predict, parameters)
-        content, told = best(program, predict, parameters, ranges, windows, shape, wanted(template))
+        given = renamed(program, predict, parameters, ranges, shape)
+        content, told = best(program, shape, windows, wanted(template), given)
     except CompressionError as error:
         return without, others, f"no form for LiteRT: {error}"
     form = msgspec.structs.replace(manifest.programs["infer"], file=FILE, runtime="tflite")

@@ -39,15 +39,20 @@ def measured(program: bytes, windows: Floats) -> dict[str, tuple[float, float]]:
     return found
 
 
-def given(
-    program: bytes, predict: bytes, parameters: Floats, ranges: Ranges, windows: Floats
+def noise(shape: tuple[int, int]) -> Floats:
+    """Windows where there are no real ones: float32 (n, channels, length)."""
+    return np.random.default_rng(0).normal(size=(_PROOFS, *shape)).astype(np.float32)
+
+
+def renamed(
+    program: bytes, predict: bytes, parameters: Floats, ranges: Ranges, shape: tuple[int, int]
 ) -> dict[str, tuple[float, float]]:
     """The ranges of predict.onnx's activations, by the names of the same tensors of the TFLite program.
 
     A converter gives other names and another order of axes, so a tensor is known by its values: the same on
-    each of some windows, which need not be real.
+    each of some windows of noise. shape: of a window.
     """
-    windows = windows[:_PROOFS]
+    windows = noise(shape)
     exact = list(_activations(predict, parameters, ranges, windows))
     same: dict[str, set[str]] = {}
     for number, values in enumerate(_watched(program, windows)):

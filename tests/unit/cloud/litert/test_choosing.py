@@ -13,10 +13,9 @@ from marram_cloud.litert.tensors import measured
 
 from tests.support.windows import shoulder_windows
 from tests.unit.cloud.litert.test_quantise import EXACT
-from tests.unit.cloud.litert.test_tensors import CHANNELS, LENGTH, NOISE, PARAMETERS, PREDICT, PROGRAM
+from tests.unit.cloud.litert.test_tensors import NOISE, PROGRAM, SHAPE
 
-SHAPE = (CHANNELS, LENGTH)
-TOLD = {"row": (-4.0, 4.0), "dense": (-9.0, 9.0)}
+TOLD = {"x": (-4.0, 4.0), "logits": (-9.0, 9.0)}
 
 
 def form(method, size, us, far):
@@ -65,7 +64,7 @@ def test_nothing_further_than_the_bound_is_ever_taken(forms):
 
 
 def test_a_form_is_made_of_windows_and_compared_on_others():
-    content, told = best(PROGRAM, PREDICT, PARAMETERS, TOLD, NOISE.repeat(20, axis=0), SHAPE)
+    content, told = best(PROGRAM, SHAPE, NOISE.repeat(20, axis=0))
     assert difference(load(PROGRAM, "tflite"), load(content, "tflite"), NOISE) < BOUND
     assert "standard deviations from fp32" in told
     assert [name for name in ("dynamic", "static", "integer") if name in told] != []
@@ -73,17 +72,17 @@ def test_a_form_is_made_of_windows_and_compared_on_others():
 
 
 def test_a_kind_may_be_asked_for_by_name():
-    content, told = best(PROGRAM, PREDICT, PARAMETERS, TOLD, NOISE, SHAPE, "full-integer")
+    content, told = best(PROGRAM, SHAPE, NOISE, "full-integer")
     assert "int8 (full-integer)" in told and "not taken" not in told
     assert load(content, "tflite")(x=NOISE)["scores"].shape == (len(NOISE), 3)
 
 
 def test_what_devices_told_is_enough_where_there_are_no_windows():
     """For the heavy layers; of other operators nobody has told ranges."""
-    _, told = best(PROGRAM, PREDICT, PARAMETERS, TOLD, None, SHAPE, "static")
+    _, told = best(PROGRAM, SHAPE, None, "static", TOLD)
     assert "not compared with fp32" in told and "2 of its tensors have the ranges of infer.onnx" in told
     with pytest.raises(CompressionError, match="only calibration windows show them"):
-        best(PROGRAM, PREDICT, PARAMETERS, TOLD, None, SHAPE, "full-integer")
+        best(PROGRAM, SHAPE, None, "full-integer", TOLD)
 
 
 def test_a_kind_that_ends_its_process_leaves_the_others(monkeypatch):
@@ -91,7 +90,7 @@ def test_a_kind_that_ends_its_process_leaves_the_others(monkeypatch):
     monkeypatch.setattr(
         choosing, "quantise", lambda *given: b"no TFLite" if given[1] == "dynamic" else make(*given)
     )
-    _, told = best(PROGRAM, PREDICT, PARAMETERS, TOLD, NOISE, SHAPE)
+    _, told = best(PROGRAM, SHAPE, NOISE)
     assert "not taken: " in told and "dynamic: the program could not be measured" in told
 
 
