@@ -24,7 +24,7 @@ from marram_cloud.litert.quantise import Wanted
 from marram_cloud.releases.calibration import Calibration
 from marram_cloud.workshop.export import export
 from marram_cloud.workshop.functions import Functions
-from marram_cloud.workshop.litert import converter, template
+from marram_cloud.workshop.litert import template
 from marram_cloud.workshop.project import Project
 from marram_cloud.workshop.verify import Verifier, batches
 
@@ -136,16 +136,10 @@ def build(
 
 
 def _template(functions: Functions, project: Project, files: dict[str, bytes], wanted: Wanted) -> bytes:
-    python = converter()
-    if python is None:
-        raise CompressionError(
-            "no litert-torch is installed: `make .venv-litert` does that; MARRAM_LITERT_PYTHON names an "
-            "interpreter elsewhere that has it"
-        )
     outputs = [one.name for one in load(files["predict.onnx"], "onnx").outputs]
     window = (len(project.about.channels), project.about.length)
     predict = files["predict.onnx"]
-    return template(python, functions.predict, predict, functions.flat(), window, outputs, wanted)
+    return template(functions.predict, predict, functions.flat(), window, outputs, wanted)
 
 
 def _programs(

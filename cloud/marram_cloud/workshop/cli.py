@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+_INT8 = ("auto", "dynamic", "static", "integer", "full-integer")
+
 
 def _build(options: argparse.Namespace) -> int:
     from marram_cloud.workshop.budget import Budget
@@ -23,6 +25,13 @@ def _build(options: argparse.Namespace) -> int:
     return 0
 
 
+def _keras(options: argparse.Namespace) -> int:
+    from marram_cloud.workshop.keras_bundle import build_keras
+
+    print(build_keras(options.project, options.output, options.int8))
+    return 0
+
+
 def add_commands(workshop: argparse.ArgumentParser) -> None:
     """Add the commands to the parser of ``workshop``."""
     commands = workshop.add_subparsers(required=True, metavar="COMMAND")
@@ -35,7 +44,7 @@ def add_commands(workshop: argparse.ArgumentParser) -> None:
         help="with a form for LiteRT (needs litert-torch: docs/models.md)",
     )  # fmt: skip
     built.add_argument(
-        "--tflite-int8", metavar="HOW", choices=["auto", "dynamic", "static", "integer", "full-integer"],
+        "--tflite-int8", metavar="HOW", choices=_INT8,
         help="the same, in int8 of this kind instead of that in project.yaml",
     )  # fmt: skip
     built.add_argument("--max-bytes", type=int, metavar="N", help="of the program that infers")
@@ -52,4 +61,11 @@ def add_commands(workshop: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     built.add_argument(
         "--report", type=Path, metavar="FOLDER", help="write report.html and report.json there"
+    )
+    keras = commands.add_parser("keras", help="Convert a Keras project into a bundle that runs in LiteRT.")
+    keras.set_defaults(command=_keras)
+    keras.add_argument("project", type=Path)
+    keras.add_argument("-o", "--output", type=Path)
+    keras.add_argument(
+        "--int8", metavar="HOW", choices=_INT8, help="in int8 of this kind instead of that in project.yaml"
     )

@@ -6,9 +6,6 @@ it; another place is named by MARRAM_LITERT_PYTHON.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,22 +17,16 @@ from torch import Tensor, nn
 from marram_cloud.compression.errors import CompressionError
 from marram_cloud.litert.quantise import Wanted
 from marram_cloud.litert.template import make, probe
+from marram_cloud.workshop.converters import Converter
 
-_PATIENCE = 1800.0
 _SEEDS = (1, 2)
-_SAID = 400
-_CONVERTER = Path(__file__).with_name("litert_convert.py")
 
-
-def converter() -> Path | None:
-    """The interpreter that has litert-torch; None where there is none."""
-    named = os.environ.get("MARRAM_LITERT_PYTHON")
-    path = Path(named) if named else Path(sys.prefix).parent / ".venv-litert" / "bin" / "python"
-    return path if path.exists() else None
+LITERT_TORCH = Converter(
+    "litert-torch", ".venv-litert", "MARRAM_LITERT_PYTHON", Path(__file__).with_name("litert_convert.py")
+)
 
 
 def template(
-    python: Path,
     function: Callable[..., tuple[Tensor, ...]],
     predict: bytes,
     parameters: Tensor,
@@ -57,26 +48,9 @@ def template(
         torch.export.save(exported, folder / "program.pt2")
         for number, values in enumerate(probes):
             np.save(folder / f"probe-{number}.npy", values)
-        _convert(python, folder)
+        LITERT_TORCH.run(folder)
         converted = [(folder / f"probe-{number}.tflite").read_bytes() for number in range(len(probes))]
     return make(predict, probes, converted, {"inputs": ["x"], "outputs": outputs}, wanted)
-
-
-def _convert(python: Path, folder: Path) -> None:
-    try:
-        done = subprocess.run(
-            [python, _CONVERTER, folder],
-            capture_output=True,
-            text=True,
-            timeout=_PATIENCE,
-            check=False,
-            env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise CompressionError(f"{python}: cannot convert for LiteRT: {error}") from error
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-        raise CompressionError(f"litert-torch cannot convert this model: {last[-_SAID:]}")
 
 
 def _first_line(error: Exception) -> str:

@@ -23,11 +23,11 @@ from marram_cloud.releases.rebuild import rebuild
 from marram_cloud.workshop.budget import Budget, BudgetError
 from marram_cloud.workshop.build import build
 from marram_cloud.workshop.compress import compress
-from marram_cloud.workshop.litert import converter
+from marram_cloud.workshop.litert import LITERT_TORCH
 
 EXAMPLES = Path(__file__).parents[4] / "examples"
 SLOW = pytest.mark.skipif(
-    not os.environ.get("MARRAM_TFLITE") or converter() is None,
+    not os.environ.get("MARRAM_TFLITE") or LITERT_TORCH.python is None,
     reason="make tflite converts with litert-torch, which is 2 GB large",
 )
 
