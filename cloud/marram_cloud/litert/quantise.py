@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from typing import Any, Literal, get_args
@@ -52,7 +53,7 @@ def quantise(program: bytes, method: Method, ranges: Ranges) -> bytes:
 
     model = flatfile.read(program)
     chosen = _chosen(flatfile.operators(model), method)
-    with quiet(), _no_bars():
+    with quiet(), _without_bars_and_warnings():
         made = quantizer.Quantizer(bytearray(program))
         if method == "full-integer":
             made.add_static_config(regex=".*", operation_name=qtyping.TFLOperationName.ALL_SUPPORTED, **_BITS)
@@ -135,6 +136,7 @@ def _statistics(
 
 
 @contextmanager
-def _no_bars() -> Iterator[None]:
-    with redirect_stderr(io.StringIO()):
+def _without_bars_and_warnings() -> Iterator[None]:
+    with redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         yield
