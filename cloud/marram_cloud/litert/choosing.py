@@ -48,8 +48,8 @@ def best(
     windows: Floats | None,
     wanted: Wanted = "auto",
     given: Ranges | None = None,
-) -> tuple[bytes, str]:
-    """(the int8 program, how it was made, for people). program: float TFLite.
+) -> tuple[Form, str]:
+    """(the int8 form, how it was made and what was not taken, for people). program: float TFLite.
 
     shape: of a window, (channels, length). windows: float32 (n, channels, length), for the ranges of tensors
     and to compare with float; None where there are none. given: ranges of some tensors, which go before those
@@ -73,7 +73,7 @@ def best(
     others = [*(str(one) for one in made if one is not taken), *failed]
     if others:
         told.append(f"not taken: {'; '.join(others)}")
-    return taken.content, "; ".join(told)
+    return taken, "; ".join(told)
 
 
 def _parts(windows: Floats) -> tuple[Floats, Floats]:

@@ -46,9 +46,9 @@ def with_form(
     try:
         program = filled(template, predict, parameters)
         given = renamed(program, predict, parameters, ranges, shape)
-        content, told = best(program, shape, windows, wanted(template), given)
+        taken, told = best(program, shape, windows, wanted(template), given)
     except CompressionError as error:
         return without, others, f"no form for LiteRT: {error}"
     form = msgspec.structs.replace(manifest.programs["infer"], file=FILE, runtime="tflite")
     made = msgspec.structs.replace(without, programs={**programs, "infer_tflite": form})
-    return made, {**others, FILE: content}, told
+    return made, {**others, FILE: taken.content}, told

@@ -36,18 +36,19 @@ _SHOWN = 64  # windows that say whether a classifier gives probabilities
 
 @dataclass(frozen=True)
 class KerasReport:
-    """What was built. taken: what was made of the model's input and output. tflite: how it was quantised."""
+    """What was built. understood: what was made of the model's input and output. tflite: how it was
+    quantised."""
 
     path: Path
     size: int
-    taken: str
+    understood: str
     tflite: str
     figures: dict[str, float]
 
     def __str__(self) -> str:
         rows = [
             f"{self.path}: {self.size} bytes",
-            f"  model.keras    {self.taken}",
+            f"  model.keras    {self.understood}",
             f"  {FILE}   {self.tflite}",
         ]
         rows += [f"  {name:14} {value:.4g}" for name, value in self.figures.items()]
@@ -64,8 +65,9 @@ def build_keras(folder: Path, output: Path | None = None, int8: Wanted | None = 
     about = _about(folder)
     shape = (len(about.channels), about.length)
     windows = read_calibration(folder / "calibration.npz", *shape).windows
-    exact, taken = _converted(folder, about, windows)
-    content, told = best(exact, shape, windows, int8 or about.tflite)
+    exact, understood = _converted(folder, about, windows)
+    taken, told = best(exact, shape, windows, int8 or about.tflite)
+    content = taken.content
     figures = _figures(folder, about, load(exact, "tflite"), load(content, "tflite"))
     metrics = {**about.card.metrics, "infer_bytes": float(len(content)), **figures}
     manifest = Manifest(
@@ -87,7 +89,7 @@ def build_keras(folder: Path, output: Path | None = None, int8: Wanted | None = 
     parse(made)
     target = output or folder / f"{about.name}.marram"
     replace_file(target, made)
-    return KerasReport(target, len(made), taken, told, figures)
+    return KerasReport(target, len(made), understood, told, figures)
 
 
 def _about(folder: Path) -> ProjectFile:
