@@ -42,7 +42,7 @@ def measure() -> Result:
                     windows, labels = entry.windows(256, seed=3)
                     y = torch.from_numpy(labels) if entry.classes else None
                     project = Project(entry.write(Path(name) / entry.name))
-                    lessons = Lessons(torch.from_numpy(windows), y, project.functions, epochs=2)
+                    lessons = Lessons(torch.from_numpy(windows), y, project.functions, epochs=1)
                     tune(project.functions.module, lessons)
                     figures += _of(project.with_module(project.functions.module))
     return Result(
@@ -51,7 +51,7 @@ def measure() -> Result:
         "infer.tflite with the heavy operators in int8 (dynamic: ranges at run time; static), with all "
         "between them (integer), and with everything (full-integer): parts of float's time and bytes in "
         "LiteRT. One window on one thread, medians of 300, each in a process of its own. Zoo models after "
-        "two epochs. The difference is that of what is taken by itself, in standard deviations of the "
+        "one epoch. The difference is that of what is taken by itself, in standard deviations of the "
         "outputs, on windows that it was not made with.",
         figures,
     )
