@@ -128,6 +128,10 @@ _define(
 )  # fmt: skip
 
 
+PLAIN = {torch.ops.marram.gru.default: _forward}
+"""The operators of a forward pass by PyTorch's own, for a converter that does not know ours."""
+
+
 def gru_to_onnx(x: Value, start: Value, w_ih: Value, w_hh: Value, b_ih: Value, b_hh: Value) -> Value:
     """ONNX's GRU, whose gates stand in another order: (steps, batch, hidden)."""
     hidden = int(w_hh.shape[1])

@@ -21,9 +21,12 @@ from marram_cloud.litert.template import filled
 from marram_cloud.releases.calibration import read_calibration
 from marram_cloud.releases.rebuild import rebuild
 from marram_cloud.workshop.budget import Budget, BudgetError
-from marram_cloud.workshop.build import build
+from marram_cloud.workshop.build import build, predict_program
 from marram_cloud.workshop.compress import compress
-from marram_cloud.workshop.litert import LITERT_TORCH
+from marram_cloud.workshop.litert import LITERT_TORCH, template
+from marram_cloud.workshop.project import Project
+
+from tests.zoo.projects import ZOO
 
 EXAMPLES = Path(__file__).parents[4] / "examples"
 SLOW = pytest.mark.skipif(
@@ -57,6 +60,23 @@ def test_a_release_has_a_form_for_litert_that_computes_what_predict_does(tmp_pat
     (tmp_path / "release.marram").write_bytes(rebuild(bundle, parameters, ranges, windows, "1", {}).content)
     released = read(tmp_path / "release.marram").program("infer_tflite")
     assert difference(exact, released, windows) < BOUND
+
+
+@SLOW
+@pytest.mark.parametrize("name", ["transformer", "recurrent"])
+def test_what_litert_torch_folds_or_does_not_know_has_a_template_too(tmp_path, name):
+    """Scales of LayerNorms go into the dense layers behind them; a GRU is unrolled."""
+    (entry,) = [one for one in ZOO if one.name == name]
+    project = Project(entry.write(tmp_path / name))
+    functions, flat = project.functions, project.functions.flat()
+    predict = predict_program(functions, entry.shape)
+    outputs = [one.name for one in load(predict, "onnx").outputs]
+    made = template(functions.predict, predict, flat, entry.shape, outputs, "auto")
+    chance = np.random.default_rng(0).normal(size=len(flat)).astype(np.float32)
+    parameters, (x, _) = flat.numpy() + np.float32(0.03) * chance, entry.windows(20, seed=1)
+    exact = load(filled(made, predict, parameters), "tflite")(x=x)
+    for output, wanted in load(predict, "onnx")(parameters=parameters, x=x).items():
+        np.testing.assert_allclose(exact[output], wanted, atol=1e-5 * max(1, np.abs(wanted).max()))
 
 
 @SLOW
