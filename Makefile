@@ -56,9 +56,10 @@ system-arm64: .venv/.test
 fresh:
 	scripts/fresh $(FRESH)
 
-# Conversions of PyTorch modules for LiteRT, and examples of other people's models.
-tflite: .venv/.test .venv-litert build/others
-	MARRAM_TFLITE=1 $(BIN)/python -m pytest -n 2 tests/unit/cloud/workshop/test_litert.py tests/examples
+# Conversions of PyTorch and Keras models for LiteRT, releases in both forms, and examples of other people's models.
+tflite: .venv/.test .venv-litert .venv-keras build/others
+	MARRAM_TFLITE=1 $(BIN)/python -m pytest -n 2 tests/unit/cloud/workshop/test_litert.py \
+		tests/unit/cloud/workshop/test_keras.py tests/integration/test_forms.py tests/examples
 
 # Build the committed example bundles again (needs torch).
 bundles: .venv/.test
@@ -81,6 +82,10 @@ build/others: .venv/.test
 # An environment with litert-torch (2 GB), for `marram-cloud workshop build --tflite`.
 .venv-litert: scripts/setup-litert
 	PYTHON=$(PYTHON) scripts/setup-litert
+
+# An environment with TensorFlow and Keras (1.6 GB), for `marram-cloud workshop keras`.
+.venv-keras: scripts/setup-keras
+	PYTHON=$(PYTHON) scripts/setup-keras
 
 # An environment with tflite-runtime for its part of the tests (Python 3.11 only).
 .venv-tflite-runtime: scripts/setup-tflite-runtime

@@ -8,10 +8,11 @@ from pathlib import Path
 from marram.bundle.file import read
 from marram.programs.program import ProgramOptions, load
 from marram.releases.forms import FORMS, Trier
-from marram_cloud.litert.quantise import BOUND, difference
+from marram_cloud.litert.choosing import BOUND
+from marram_cloud.litert.quantise import difference
 from marram_cloud.releases.calibration import read_calibration
 from marram_cloud.workshop.build import build
-from marram_cloud.workshop.litert import converter
+from marram_cloud.workshop.litert import LITERT_TORCH
 
 from benchmarks.report import Figure, Result, at_most
 
@@ -21,7 +22,7 @@ _EXAMPLES = ("shoulder", "host")
 
 def measure() -> Result:
     figures: list[Figure] = []
-    if converter() is None:
+    if LITERT_TORCH.python is None:
         figures.append(Figure("nothing: no litert-torch is installed", "make .venv-litert"))
     else:
         for example in _EXAMPLES:

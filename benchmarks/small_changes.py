@@ -64,7 +64,7 @@ def retrained(version: str, seed: int) -> bytes:
     ).windows
     parameters = (source.parameters() + noise).astype(np.float32)
     ranges = measure(source.members[manifest.programs["predict"].file], parameters, windows)
-    return rebuild(source, parameters, ranges, None, version, {})
+    return rebuild(source, parameters, ranges, None, version, {}).content
 
 
 def changes() -> list[Change]:

@@ -16,7 +16,7 @@ from marram.errors import MarramError
 from marram_cloud.enrolment import commands as enrolment
 from marram_cloud.enrolment.broker import FILES, PORT
 from marram_cloud.releases import cli as releases
-from marram_cloud.trees import cli as trees
+from marram_cloud.workshop import cli as workshops
 
 if TYPE_CHECKING:
     from marram_cloud.config.schema import Aggregator
@@ -162,19 +162,6 @@ def _schema(options: argparse.Namespace) -> int:
     return 0
 
 
-def _workshop_build(options: argparse.Namespace) -> int:
-    from marram_cloud.workshop.budget import Budget
-    from marram_cloud.workshop.build import build
-    from marram_cloud.workshop.compress import compress
-
-    budget = Budget(options.max_bytes, options.max_latency_us, options.max_accuracy_loss)
-    if budget or options.report is not None:
-        print(compress(options.project, options.output, budget, options.report, options.epochs))
-    else:
-        print(build(options.project, options.output, tflite=options.tflite))
-    return 0
-
-
 def _load(path: Path) -> Aggregator:
     from marram.config.load import load
 
@@ -253,32 +240,9 @@ def _parser() -> argparse.ArgumentParser:
     for added in (enrolled, revoked):
         added.add_argument("-c", "--config", type=Path, help="the aggregator's YAML: tell its ledger at once")
     command("schema", _schema, "Print the configuration's JSON Schema, for editors.")
-    releases.add_commands(commands.add_parser("release", help="Releases: build, sign, publish, promote."))
-    workshop = command("workshop", _workshop_build, "The model workshop.")
-    inner = workshop.add_subparsers(required=True, metavar="COMMAND")
-    built = inner.add_parser("build", help="Trace a PyTorch project into a bundle.")
-    built.add_argument("project", type=Path)
-    built.add_argument("-o", "--output", type=Path)
-    built.add_argument(
-        "--tflite", action="store_true",
-        help="with a form for LiteRT (needs litert-torch: docs/models.md); not with a budget",
-    )  # fmt: skip
-    built.add_argument("--max-bytes", type=int, metavar="N", help="of infer.onnx")
-    built.add_argument(
-        "--max-latency-us", type=float, metavar="N", help="of one window, median, on this machine"
-    )
-    built.add_argument(
-        "--max-accuracy-loss", type=float, metavar="X",
-        help="against the unpruned float model; 0.01 is one window in a hundred (needs evaluation.npz)",
-    )  # fmt: skip
-    built.add_argument(
-        "--epochs", type=int, default=20, metavar="N",
-        help="passes over training.npz at each training of a search for a budget (20)",
-    )  # fmt: skip
-    built.add_argument(
-        "--report", type=Path, metavar="FOLDER", help="write report.html and report.json there"
-    )
-    trees.add_command(inner)
+    released = commands.add_parser("release", help="Releases: build, sign, publish, promote.")
+    releases.add_commands(released)
+    workshops.add_commands(commands.add_parser("workshop", help="The model workshop."))
     return parser
 
 

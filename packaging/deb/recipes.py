@@ -22,6 +22,7 @@ class Recipe:
     state: what purge removes besides.
     recommends: what the administrator may want to do without.
     upon: the package in whose tree this one puts its distributions; what is there already is left out.
+    reads: globs of what its programs read, though those of others do not (``UNUSED``). unused: more globs.
     """
 
     name: str
@@ -40,6 +41,8 @@ class Recipe:
     state: tuple[str, ...] = ()
     upon: str = ""
     recommends: str = ""
+    reads: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
 
 
 AGENT = Recipe(
@@ -95,7 +98,7 @@ Offers rounds of federated learning to a region's devices over MQTT, verifies
 and averages what they learnt, publishes releases, and gives devices their
 certificates.""",
     root="/opt/marram-aggregator",
-    extras=("cloud",),
+    extras=("cloud-tflite",),
     ours=("marram", "marram_cloud"),
     commands={"marram-cloud": "marram_cloud.cli:main"},
     units=(
@@ -113,6 +116,36 @@ certificates.""",
     folders=("/etc/marram-cloud",),
     state=("/var/lib/marram-cloud", "/var/cache/marram-cloud", "/etc/marram-cloud"),
     recommends="mosquitto",
+    # What quantises releases, for onnxruntime and for LiteRT.
+    reads=("onnxruntime/quantization", "onnxruntime/transformers", "ai_edge_litert/tools", "numpy/f2py"),
+    unused=(
+        "ai_edge_quantizer/*_test.py",
+        "ai_edge_quantizer/examples",
+        # Of SciPy the quantiser takes one matrix of scipy.linalg.
+        *(
+            f"scipy/{part}"
+            for part in (
+                "cluster",
+                "constants",
+                "datasets",
+                "differentiate",
+                "fft",
+                "fftpack",
+                "integrate",
+                "interpolate",
+                "io",
+                "misc",
+                "ndimage",
+                "odr",
+                "optimize",
+                "signal",
+                "sparse",
+                "spatial",
+                "special",
+                "stats",
+            )
+        ),
+    ),
 )
 
 RECIPES = {recipe.name: recipe for recipe in (AGENT, TFLITE, AGGREGATOR)}
@@ -147,4 +180,4 @@ UNUSED = (
     # The second choice of a module that is there in C.
     "zstandard/_cffi*.so",
 )
-"""Globs of what no program of ours imports or reads, below site-packages."""
+"""Globs of what no program of ours imports or reads, below site-packages, but for a recipe's ``reads``."""

@@ -29,14 +29,14 @@ def lay(recipe: Recipe, target: Target, source: Path, wheels: Path, staged: Path
     site = staged / _below(recipe.root) / f"lib/python{target.python}/site-packages"
     site.mkdir(parents=True)
     install(source, recipe.extras, target, wheels, site)
-    _prune(site)
+    _prune(site, recipe)
     if recipe.upon:
-        _leave_out(site, RECIPES[recipe.upon], target, source, wheels)
+        _leave_out(site, recipe, target, source, wheels)
     else:
         _environment(staged / _below(recipe.root), target)
     if recipe.ours:
         install_ours(source, recipe.ours, site)
-        _prune(site)
+        _prune(site, recipe)
     for command, place in recipe.commands.items():
         _launcher(recipe, staged, command, place)
     _system_files(recipe, source, staged)
@@ -47,18 +47,20 @@ def _below(place: str) -> str:
     return place.removeprefix("/")
 
 
-def _prune(site: Path) -> None:
+def _prune(site: Path, recipe: Recipe) -> None:
+    globs = (*(one for one in UNUSED if one not in recipe.reads), *recipe.unused)
     for path in sorted(site.rglob("*")):
         name = str(path.relative_to(site))
-        if any(fnmatch.fnmatch(name, glob) for glob in UNUSED) and path.exists():
+        if any(fnmatch.fnmatch(name, glob) for glob in globs) and path.exists():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     for folder in sorted((path for path in site.rglob("*") if path.is_dir()), reverse=True):
         if not any(folder.iterdir()):
             folder.rmdir()
 
 
-def _leave_out(site: Path, base: Recipe, target: Target, source: Path, wheels: Path) -> None:
-    """Remove what the package ``base`` brings into the same tree."""
+def _leave_out(site: Path, recipe: Recipe, target: Target, source: Path, wheels: Path) -> None:
+    """Remove what the package that it is upon brings into the same tree."""
+    base = RECIPES[recipe.upon]
     with tempfile.TemporaryDirectory() as scratch:
         other = Path(scratch)
         install(source, base.extras, target, wheels, other)
@@ -66,7 +68,7 @@ def _leave_out(site: Path, base: Recipe, target: Target, source: Path, wheels: P
             twin = site / path.relative_to(other)
             if not path.is_dir() and twin.exists():
                 twin.unlink()
-    _prune(site)
+    _prune(site, recipe)
 
 
 def _environment(root: Path, target: Target) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -17,9 +18,16 @@ _PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 def requirements(source: Path, extras: tuple[str, ...]) -> list[str]:
     """The project's own requirements, with those of extras."""
     project = tomllib.loads((source / "pyproject.toml").read_text())["project"]
+    optional: dict[str, list[str]] = project["optional-dependencies"]
     listed: list[str] = list(project["dependencies"])
-    for extra in extras:
-        listed += project["optional-dependencies"][extra]
+    waiting = list(extras)
+    while waiting:
+        for wanted in optional[waiting.pop()]:
+            own = re.fullmatch(rf"{project['name']}\[(.+)\]", wanted)
+            if own is None:
+                listed.append(wanted)
+            else:
+                waiting += own[1].split(",")
     return listed
 
 

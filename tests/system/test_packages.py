@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from marram.bundle.file import encode
 
 from tests.support.processes import eventually
 from tests.system.agent import CONFIG, configure, goes_on, predictions, recording, status, tree
 from tests.system.machine import Machine
 from tests.system.marks import full
 from tests.system.packages import build, here, installed, package
+from tests.unit.cloud.litert.test_forms import with_template
 
 NEXT = "999.0.0"
 
@@ -114,6 +116,35 @@ def test_the_aggregators_package_waits_for_its_configuration_and_goes_without_a_
     assert bare.run("systemctl", "--failed", "--no-legend").strip() == ""
     bare.run("dpkg", "--purge", "marram-aggregator")
     assert _everything(bare) - before == set()
+
+
+_RELEASE = """
+import sys
+from pathlib import Path
+import numpy as np
+from marram.bundle.file import parse, read
+from marram_cloud.compression.ranges import calibrate
+from marram_cloud.releases.rebuild import rebuild
+
+bundle = read(Path(sys.argv[1]))
+windows = np.random.default_rng(0).normal(size=(40, 6, 100)).astype(np.float32)
+learnt = bundle.parameters()
+ranges = calibrate(bundle.members["predict.onnx"], learnt, windows)
+release = parse(rebuild(bundle, learnt, ranges, windows, "1", {}).content)
+print(release.program("infer_tflite")(x=windows)["scores"].shape)
+"""
+
+
+@full
+def test_the_aggregators_package_makes_releases_in_both_forms(
+    release: int, tmp_path: Path, boot: Callable[[Path], Machine]
+) -> None:
+    machine = boot(installed(release, "marram-aggregator"))
+    bundle = with_template()
+    (tmp_path / "made").write_bytes(encode(bundle.manifest, bundle.members))
+    place = machine.put(tmp_path / "made", "/etc/marram-cloud/shoulder.marram")
+    said = machine.run("/opt/marram-aggregator/bin/python3", "-I", "-c", _RELEASE, place)
+    assert "(40, 7)" in said
 
 
 def test_a_broken_configuration_stops_no_upgrade(release: int, machine: Machine) -> None:

@@ -2,8 +2,9 @@
 
 ``idle -> fetching -> verified -> preflighted -> trial -> committed``, and ``rolled_back`` from any of the
 middle ones and from ``committed`` while it is not confirmed (Mender's and RAUC's states that survive power
-loss). ``handle`` takes one event and gives actions; the caller saves ``state`` before it performs them, and
-after a power cut begins with ``Started``, which leads on from whatever was saved.
+loss). From ``trial`` a release that has one more form goes back to ``verified``. ``handle`` takes one event
+and gives actions; the caller saves ``state`` before it performs them, and after a power cut begins with
+``Started``, which leads on from whatever was saved.
 """
 
 from __future__ import annotations
@@ -76,9 +77,10 @@ class TrialBegun:
 
 @dataclass(frozen=True, slots=True)
 class Trialled:
-    """The trial's verdict."""
+    """The trial's verdict. refusal: why not, "" when it may run. another: it has one more form to try."""
 
     refusal: str
+    another: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +208,7 @@ class Machine:
             case TrialBegun():
                 return self._trial_begun(now)
             case Trialled():
-                return self._trialled(event.refusal, now)
+                return self._trialled(event.refusal, event.another, now)
             case Ran():
                 return self._ran(event.refusal, now)
             case Late():
@@ -345,9 +347,13 @@ class Machine:
         self._on(candidate, "trial", now)
         return [Tell()]
 
-    def _trialled(self, refusal: str, now: float) -> list[Action]:
+    def _trialled(self, refusal: str, another: bool, now: float) -> list[Action]:
         candidate = self._at("trial")
-        if refusal and (candidate or self._at("preflighted")):
+        tried = candidate or self._at("preflighted")
+        if tried is not None and refusal and another:
+            again = self._on(tried, "verified", now)
+            return [Tell(), Preflight(again)]
+        if refusal and tried is not None:
             return self._refuse(refusal, now)
         return [Run(candidate)] if candidate is not None else []
 

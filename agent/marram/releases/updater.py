@@ -127,6 +127,8 @@ class Updater:
     _stage: tuple[str, float] = ("", 0.0)
     _since_swap: int = 0
     _to_run: Candidate | None = None
+    _forms: Mapping[InferRole, Measured | str] = field(default_factory=dict)
+    _left: tuple[str, Mapping[InferRole, Measured | str]] = "", {}
 
     def __post_init__(self, author: Author) -> None:
         trial = self.settings.trial
@@ -375,6 +377,11 @@ class Updater:
     def _preflight(self, candidate: Candidate, now: float) -> None:
         """Measure its forms where it has more than one, and try the one that is chosen."""
         assert candidate.slot is not None
+        left, self._left = self._left, ("", {})
+        if left[0] == candidate.release.sha256:
+            self._measured(candidate, left[1], now)
+            return
+        self._forms = {}
         try:
             bundle = self.installation.slots.load(candidate.release, candidate.slot)
             roles, _ = possible(bundle, self.at.forms.wanted)
@@ -389,6 +396,7 @@ class Updater:
     def _measured(
         self, candidate: Candidate, measured: Mapping[InferRole, Measured | str], now: float
     ) -> None:
+        self._forms = measured
         choice = self.at.forms.settle(candidate.release.sha256, measured)
         if choice.role is None:
             self._tell(machines.Preflighted(choice.why), now)
@@ -428,10 +436,21 @@ class Updater:
                 self._running(),
                 self._candidate(candidate, role),
                 lambda now: self._tell(machines.TrialBegun(), now),
-                lambda refusal, now: self._tell(machines.Trialled(refusal), now),
+                lambda refusal, now: self._trialled(candidate, role, refusal, now),
             )
         except ChildError as error:
             self._tell(machines.Trialled(str(error)), now)
+
+    def _trialled(self, candidate: Candidate, role: InferRole, refusal: str, now: float) -> None:
+        """The trial's verdict on one form. Perhaps its other form may run."""
+        forms = {**self._forms, role: refusal}
+        another = bool(refusal) and isinstance(self._forms.get(role), Measured) and _any_sound(forms)
+        if another:
+            log.warning("release %s as %s: %s", candidate.release.target, role, refusal)
+            self._left = candidate.release.sha256, forms
+        elif refusal and len(forms) > 1:
+            refusal = better(forms)[1]
+        self._tell(machines.Trialled(refusal, another), now)
 
     def _run(self, candidate: Candidate, now: float) -> None:
         """Put the candidate in front of inference. Only what inference has loaded is saved as committed."""

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -42,11 +42,16 @@ class Work:
     layers: Mapping[str, int]
 
 
-def measure_cost(program: bytes, inputs: Mapping[str, NDArray[Any]], runs: int = _RUNS) -> Cost:
+def measure_cost(
+    program: bytes,
+    inputs: Mapping[str, NDArray[Any]],
+    runs: int = _RUNS,
+    runtime: Literal["onnx", "tflite"] = "onnx",
+) -> Cost:
     """Run the program ``runs`` times in a process of its own. Raises CompressionError when that fails."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "program.onnx").write_bytes(program)
+        (folder / f"program.{runtime}").write_bytes(program)
         arrays: dict[str, Any] = dict(inputs)
         np.savez(folder / "inputs.npz", **arrays)
         done = subprocess.run(

@@ -1,6 +1,7 @@
 """The process in which one program is timed: ``python -m marram_cloud.compression.probe FOLDER RUNS``.
 
-FOLDER holds ``program.onnx`` and ``inputs.npz``; the figures go to standard output as JSON.
+FOLDER holds ``program.onnx`` or ``program.tflite``, and ``inputs.npz``; the figures go to standard output as
+JSON.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ import json
 import resource
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 from marram.programs.program import load
 
+_MODULES = {"onnx": "onnxruntime", "tflite": "ai_edge_litert.interpreter"}
 _WARM_UP = 20
 _MOST_SECONDS = 10.0
 _FEWEST = 20
@@ -23,11 +26,12 @@ def main(folder: Path, runs: int) -> dict[str, float]:
     """p50, p99 in microseconds; memory, process in bytes."""
     with np.load(folder / "inputs.npz") as arrays:
         inputs = {name: arrays[name] for name in arrays.files}
-    content = (folder / "program.onnx").read_bytes()
-    import onnxruntime  # noqa: F401 - its own memory is not the program's
-
+    (file,) = folder.glob("program.*")
+    runtime = file.suffix.removeprefix(".")
+    content = file.read_bytes()
+    import_module(_MODULES[runtime])  # its own memory is not the program's
     before = _resident()
-    program = load(content, "onnx")
+    program = load(content, runtime)
     for _ in range(_WARM_UP):
         program(**inputs)
     after = _resident()

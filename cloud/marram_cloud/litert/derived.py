@@ -1,4 +1,4 @@
-"""What converters calculate from the parameters: a normalisation folded into the layer before it."""
+"""What converters calculate from the parameters: a normalisation folded into a layer beside it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ Floats = NDArray[np.float32]
 
 _EPSILON = 1e-5  # ONNX's default
 _AFFINE = ("Mul", "Add", "Sub", "BatchNormalization")
+_PASSING = ("Reshape", "Transpose", "Squeeze", "ReduceMean")  # each channel goes through as it is
 
 
 @dataclass(frozen=True)
@@ -32,17 +33,33 @@ class _Chain:
         return {name for node in (self.layer, *self.steps) for name in node.input if name}
 
 
+@dataclass(frozen=True)
+class _Front:
+    """A dense layer, and the LayerNormalization whose scale and shift go into it."""
+
+    norm: onnx.NodeProto
+    layer: onnx.NodeProto
+
+    @property
+    def names(self) -> set[str]:
+        return {name for name in (*self.norm.input[1:], *self.layer.input[1:]) if name}
+
+
 def derived(predict: bytes, parameters: Floats) -> dict[str, Floats]:
     """By name, for each layer of predict.onnx: its weight and bias with what is behind it folded in,
-    and that scale and shift alone (Jacob et al., arXiv 1712.05877, section 3.2). parameters: float32 (P,).
+    and that scale and shift alone (Jacob et al., arXiv 1712.05877, section 3.2); for each dense layer behind
+    a LayerNormalization its weight and bias with that one's scale and shift. parameters: float32 (P,).
     """
     graph = onnx.load_from_string(predict).graph
     moving = _moving(graph)
-    chains = _chains(graph, moving)
-    values = _values(predict, parameters, {name for one in chains for name in one.names} - moving)
+    chains, fronts = _chains(graph, moving), _fronts(graph, moving)
+    names = set().union(*(one.names for one in chains), *(one.names for one in fronts))
+    values = _values(predict, parameters, names - moving)
     made: dict[str, Floats] = {}
     for number, chain in enumerate(chains):
         made |= {f"{number}.{name}": value for name, value in _folded(chain, values)}
+    for number, front in enumerate(fronts):
+        made |= {f"front.{number}.{name}": value for name, value in _scaled(front, values)}
     return made
 
 
@@ -55,11 +72,16 @@ def _moving(graph: onnx.GraphProto) -> set[str]:
     return moving
 
 
-def _chains(graph: onnx.GraphProto, moving: set[str]) -> list[_Chain]:
+def _readers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
     readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
     for node in graph.node:
         for name in node.input:
             readers[name].append(node)
+    return readers
+
+
+def _chains(graph: onnx.GraphProto, moving: set[str]) -> list[_Chain]:
+    readers = _readers(graph)
     chains = []
     for node in graph.node:
         if node.op_type not in ("Conv", "Gemm") or not moving.isdisjoint(node.input[1:]):
@@ -77,12 +99,41 @@ def _chains(graph: onnx.GraphProto, moving: set[str]) -> list[_Chain]:
     return chains
 
 
+def _fronts(graph: onnx.GraphProto, moving: set[str]) -> list[_Front]:
+    readers = _readers(graph)
+    fronts = []
+    for node in graph.node:
+        if node.op_type != "LayerNormalization" or not moving.isdisjoint(node.input[1:]):
+            continue
+        last = node
+        while len(behind := readers[last.output[0]]) == 1 and behind[0].op_type in _PASSING:
+            (last,) = behind
+        if len(behind) == 1 and behind[0].op_type == "Gemm" and moving.isdisjoint(behind[0].input[1:]):
+            fronts.append(_Front(node, behind[0]))
+    return fronts
+
+
+def _weight(layer: onnx.NodeProto, values: Mapping[str, Floats]) -> tuple[Floats, list[Floats]]:
+    """(weight, of a dense layer as (out, in); bias, if it has one)."""
+    weight, *bias = (values[name] for name in layer.input[1:] if name)
+    turned = layer.op_type == "Gemm" and not any(one.name == "transB" and one.i for one in layer.attribute)
+    return (weight.T if turned else weight), bias
+
+
+def _scaled(front: _Front, values: Mapping[str, Floats]) -> Iterator[tuple[str, Floats]]:
+    scale, *shift = (values[name] for name in front.norm.input[1:] if name)
+    weight, bias = _weight(front.layer, values)
+    if weight.shape[1:] != scale.shape:
+        return
+    yield "weight", weight * scale
+    if shift:
+        moved = weight @ shift[0]
+        yield "shift", moved
+        yield "bias", moved + bias[0] if bias else moved
+
+
 def _folded(chain: _Chain, values: Mapping[str, Floats]) -> Iterator[tuple[str, Floats]]:
-    weight, *bias = (values[name] for name in chain.layer.input[1:] if name)
-    turned = chain.layer.op_type == "Gemm" and not any(
-        one.name == "transB" and one.i for one in chain.layer.attribute
-    )
-    weight = weight.T if turned else weight
+    weight, bias = _weight(chain.layer, values)
     channels = len(weight)
     scale, shift = np.ones(channels, np.float32), np.zeros(channels, np.float32)
     for number, step in enumerate(chain.steps):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import flatbuffers
@@ -13,6 +15,9 @@ from marram_cloud.compression.errors import CompressionError
 
 FLOAT32 = schema.TensorType.FLOAT32
 _IDENTIFIER = b"TFL3"
+_OPERATORS = {
+    number: name for name, number in vars(schema.BuiltinOperator).items() if isinstance(number, int)
+}
 
 
 def read(content: bytes) -> Any:  # noqa: ANN401 - the schema ships no types
@@ -59,3 +64,41 @@ def set_metadata(model: Any, name: str, content: bytes) -> None:  # noqa: ANN401
     model.buffers.append(buffer)
     entry.name, entry.buffer = name.encode(), len(model.buffers) - 1
     model.metadata = [entry]
+
+
+def made(model: Any) -> set[str]:  # noqa: ANN401
+    """Names of the float tensors that the program is given or calculates."""
+    graph = model.subgraphs[0]
+    computed = {index for operator in graph.operators for index in operator.outputs}
+    return {
+        graph.tensors[index].name.decode()
+        for index in (*graph.inputs, *sorted(computed))
+        if graph.tensors[index].type == FLOAT32
+    }
+
+
+@dataclass(frozen=True)
+class Operator:
+    """name: LiteRT's own, "CONV_2D". tensors: names of the float tensors that it reads or makes and that are
+    no constants. outputs: names of what it makes."""
+
+    name: str
+    tensors: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def operators(model: Any) -> list[Operator]:  # noqa: ANN401
+    """In the order in which they run."""
+    graph, moving = model.subgraphs[0], made(model)
+
+    def named(indices: Iterable[int]) -> list[str]:
+        return [graph.tensors[index].name.decode() for index in indices if index >= 0]
+
+    found = []
+    for one in graph.operators:
+        code = model.operatorCodes[one.opcodeIndex]
+        inputs, outputs = named(one.inputs), named(one.outputs)
+        tensors = tuple(name for name in (*inputs, *outputs) if name in moving)
+        number = max(code.builtinCode, code.deprecatedBuiltinCode)
+        found.append(Operator(_OPERATORS[number], tensors, tuple(outputs)))
+    return found

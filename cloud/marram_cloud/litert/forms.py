@@ -10,6 +10,7 @@ from marram.bundle.manifest import Manifest
 from numpy.typing import NDArray
 
 from marram_cloud.compression.errors import CompressionError
+from marram_cloud.compression.quantise import Ranges
 
 TEMPLATE = "template.tflite"
 """The bundle's member that a release's form is made from. Devices have no use for it."""
@@ -20,11 +21,13 @@ def with_form(
     manifest: Manifest,
     members: dict[str, bytes],
     parameters: NDArray[np.float32],
+    ranges: Ranges,
     windows: NDArray[np.float32] | None,
 ) -> tuple[Manifest, dict[str, bytes], str]:
     """(manifest, members, what became of it): with the int8 form for these parameters, or without one.
 
-    A form with other parameters inside is never kept. windows: float32 (n, channels, length).
+    A form with other parameters inside is never kept. ranges: of the activations, as for infer.onnx. windows:
+    float32 (n, channels, length), None where there are none.
     """
     programs = {role: one for role, one in manifest.programs.items() if role != "infer_tflite"}
     others = {name: content for name, content in members.items() if name != FILE}
@@ -32,19 +35,20 @@ def with_form(
     template = members.get(TEMPLATE)
     if template is None:
         return without, others, "no form for LiteRT: the bundle has no template of one"
-    if windows is None:
-        return without, others, "no form for LiteRT: there are no calibration windows"
     if find_spec("ai_edge_quantizer") is None:
         return without, others, "no form for LiteRT: pip install 'marram[cloud-tflite]'"
-    from marram_cloud.litert.quantise import closest
-    from marram_cloud.litert.template import filled
+    from marram_cloud.litert.choosing import best
+    from marram_cloud.litert.template import filled, wanted
+    from marram_cloud.litert.tensors import renamed
 
     predict = members[manifest.programs["predict"].file]
+    shape = (len(manifest.channels), manifest.length)
     try:
-        content, method, far = closest(filled(template, predict, parameters), windows)
+        program = filled(template, predict, parameters)
+        given = renamed(program, predict, parameters, ranges, shape)
+        taken, told = best(program, shape, windows, wanted(template), given)
     except CompressionError as error:
         return without, others, f"no form for LiteRT: {error}"
     form = msgspec.structs.replace(manifest.programs["infer"], file=FILE, runtime="tflite")
     made = msgspec.structs.replace(without, programs={**programs, "infer_tflite": form})
-    told = f"{len(content)} bytes, int8 ({method}); differs from fp32 by {far:.2g} standard deviations"
-    return made, {**others, FILE: content}, told
+    return made, {**others, FILE: taken.content}, told

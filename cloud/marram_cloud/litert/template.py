@@ -21,6 +21,7 @@ from marram_cloud.compression.errors import CompressionError
 from marram_cloud.compression.folding import fold
 from marram_cloud.litert import flatfile
 from marram_cloud.litert.derived import derived
+from marram_cloud.litert.quantise import Wanted
 
 PARAMETERS = "parameters"
 _METADATA = "marram.template"
@@ -54,8 +55,11 @@ class Piece(msgspec.Struct, frozen=True):
         return values
 
 
-class _Pieces(msgspec.Struct, frozen=True):
+class _About(msgspec.Struct, frozen=True):
+    """wanted: how what is made of the template is to be quantised."""
+
     pieces: tuple[Piece, ...]
+    wanted: Wanted = "auto"
 
 
 def probe(count: int, seed: int) -> Floats:
@@ -72,8 +76,10 @@ def make(
     probes: Sequence[Floats],
     converted: Sequence[bytes],
     names: Mapping[str, Sequence[str]],
+    wanted: Wanted = "auto",
 ) -> bytes:
-    """The template. converted: the file of each of two probes. names: of "inputs" and "outputs".
+    """The template. converted: the file of each of two probes. names: of "inputs" and "outputs". wanted: how
+    what is made of it is to be quantised.
 
     Raises CompressionError when a weight's origin is not found.
     """
@@ -99,17 +105,14 @@ def make(
     for piece in pieces.values():
         first.buffers[piece.buffer].data = None
     _rename(first, names)
-    flatfile.set_metadata(first, _METADATA, msgspec.msgpack.encode(_Pieces(tuple(pieces.values()))))
+    flatfile.set_metadata(first, _METADATA, msgspec.msgpack.encode(_About(tuple(pieces.values()), wanted)))
     return flatfile.write(first)
 
 
 def filled(template: bytes, predict: bytes, parameters: Floats) -> bytes:
     """The float TFLite program with these parameters, float32 (P,) in the manifest's order."""
     model = flatfile.read(template)
-    about = flatfile.metadata(model, _METADATA)
-    if about is None:
-        raise CompressionError("this TFLite file is no template: it does not say where its weights come from")
-    pieces = msgspec.msgpack.decode(about, type=_Pieces).pieces
+    pieces = _about(model).pieces
     sources: Mapping[str, Floats] = {PARAMETERS: parameters}
     if any(piece.source != PARAMETERS for piece in pieces):
         sources = {**_folded(predict, parameters), **sources}
@@ -118,6 +121,18 @@ def filled(template: bytes, predict: bytes, parameters: Floats) -> bytes:
     model.metadata = []
     model.buffers.pop()
     return flatfile.write(model)
+
+
+def wanted(template: bytes) -> Wanted:
+    """How what is made of the template is to be quantised."""
+    return _about(flatfile.read(template)).wanted
+
+
+def _about(model: object) -> _About:
+    about = flatfile.metadata(model, _METADATA)
+    if about is None:
+        raise CompressionError("this TFLite file is no template: it does not say where its weights come from")
+    return msgspec.msgpack.decode(about, type=_About)
 
 
 def _folded(predict: bytes, parameters: Floats) -> dict[str, Floats]:

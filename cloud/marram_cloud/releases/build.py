@@ -36,13 +36,15 @@ class Comparison:
 class Built:
     """content: the bundle's bytes. comparison: None for other tasks than classify, and without windows.
 
-    source: of the ranges of int8; "" for a forest, which has none.
+    source: of the ranges of int8; "" for a forest, which has none. tflite: what became of the form for
+    LiteRT.
     """
 
     content: bytes
     version: str
     comparison: Comparison | None
     source: str
+    tflite: str
 
 
 def build(
@@ -63,11 +65,11 @@ def build(
     parameters = np.mean(vectors, axis=0).astype(np.float32)
     measured = fleet.measure(ledger, bundle, chosen.versions, parameters, calibration)
     windows, labels = (None, None) if calibration is None else (calibration.windows, calibration.labels)
-    content = rebuild(bundle, parameters, measured.ranges, windows, version, metrics, labels)
+    rebuilt = rebuild(bundle, parameters, measured.ranges, windows, version, metrics, labels)
     compared = None
     if bundle.manifest.task == "classify" and calibration is not None:
-        compared = _compare(parse(content), calibration)
-    return Built(content, version, compared, measured.source)
+        compared = _compare(parse(rebuilt.content), calibration)
+    return Built(rebuilt.content, version, compared, measured.source, rebuilt.tflite)
 
 
 def choose_parameters(ledger: Ledger, version: int | None, minimum: int, average: int) -> Stretch:
@@ -100,7 +102,7 @@ def as_text(model: str, chosen: Stretch, built: Built, output: Path) -> str:
         if compared is not None and compared.fp32 is not None:
             lines.append(f"accuracy on the calibration windows {compared.fp32:.3f}")
         return "\n".join(lines)
-    lines.append(f"int8 rests on {built.source}")
+    lines += [f"int8 rests on {built.source}", f"infer.tflite: {built.tflite}"]
     if compared is not None:
         lines.append(
             f"int8 gives {compared.agreement:.1%} of the calibration windows the label that fp32 gives"

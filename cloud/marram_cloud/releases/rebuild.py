@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 import msgspec
 import numpy as np
@@ -19,6 +20,14 @@ from marram_cloud.trees.bundle import with_forest
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Rebuilt:
+    """content: the bundle's bytes. tflite: what became of its form for LiteRT."""
+
+    content: bytes
+    tflite: str
+
+
 def rebuild(
     bundle: Bundle,
     parameters: NDArray[np.float32],
@@ -27,25 +36,25 @@ def rebuild(
     version: str,
     metrics: dict[str, float],
     labels: NDArray[np.int64] | None = None,
-) -> bytes:
-    """The new bundle's bytes. ranges: of the activations, for int8; None for a forest, which has no int8.
+) -> Rebuilt:
+    """The new bundle. ranges: of the activations, for int8; None for a forest, which has no int8.
 
-    windows: to judge int8 by, and for LiteRT's form: without them the layers that are int8 in ``bundle`` are,
-    and there is no LiteRT. labels: of the windows. metrics go into the model card beside what is there.
+    windows: to judge int8 by, and for the ranges of what LiteRT's form has more: without them the layers that
+    are int8 in ``bundle`` are. labels: of the windows. metrics go into the model card beside what is there.
     """
     manifest = bundle.manifest
     if ranges is None:
-        members = with_forest(manifest, bundle.members, parameters)
+        members, told = with_forest(manifest, bundle.members, parameters), "none: trees have no such form"
     else:
-        manifest, members = _with_int8(bundle, parameters, ranges, windows, labels)
+        manifest, members, told = _with_int8(bundle, parameters, ranges, windows, labels)
     card = msgspec.structs.replace(manifest.card, metrics={**manifest.card.metrics, **metrics})
-    return encode(msgspec.structs.replace(manifest, version=version, card=card), members)
+    return Rebuilt(encode(msgspec.structs.replace(manifest, version=version, card=card), members), told)
 
 
 def _with_int8(
     bundle: Bundle, parameters: NDArray[np.float32], ranges: Ranges, windows: NDArray[np.float32] | None,
     labels: NDArray[np.int64] | None,
-) -> tuple[Manifest, dict[str, bytes]]:  # fmt: skip
+) -> tuple[Manifest, dict[str, bytes], str]:  # fmt: skip
     manifest = bundle.manifest
     predict = bundle.members[manifest.programs["predict"].file]
     members = {**bundle.members, PARAMETERS: encode_parameters(manifest, parameters)}
@@ -56,7 +65,6 @@ def _with_int8(
         float_layers = kept.layers
     int8 = int8_programs(predict, parameters, ranges, float_layers)
     manifest, members = int8.put_into(manifest, members)
-    manifest, members, told = with_form(manifest, members, parameters, windows)
-    log.info("infer.tflite: %s", told)
+    manifest, members, told = with_form(manifest, members, parameters, ranges, windows)
     members.pop(TEMPLATE, None)
-    return manifest, members
+    return manifest, members, told

@@ -20,11 +20,11 @@ class BudgetError(MarramError):
 class Candidate(msgspec.Struct, frozen=True):
     """One way to make the model small, measured.
 
-    pruned: part of the channels that was to go. precision: "fp32", "int8", "mixed" (some layers in float), or
-    "int8 tuned" (trained for int8). bytes: of infer.onnx. macs: multiply-accumulates a window. cost: of one
-    window. difference: mean, of its outputs from those of its own fp32, relative. loss: by how much its
-    quality is worse than the unpruned fp32 model's (points of accuracy, or growth of the score); None without
-    windows to judge by. kept_float: the layers in float.
+    pruned: part of the channels that was to go. precision: "fp32", "int8", "mixed" (some layers in float),
+    "int8 tuned" (trained for int8), or "LiteRT int8" (another's form for LiteRT). bytes: of the program.
+    macs: multiply-accumulates a window. cost: of one window. difference: mean, of its outputs from those of
+    its own fp32, relative. loss: by how much its quality is worse than the unpruned fp32 model's (points of
+    accuracy, or growth of the score); None without windows to judge by. kept_float: the layers in float.
     """
 
     pruned: float
@@ -49,8 +49,8 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class Budget(msgspec.Struct, frozen=True):
-    """bytes: of infer.onnx. latency: microseconds a window, median on one thread here. loss: of accuracy in
-    points (0.01 is one in a hundred), of other models the relative growth of their score."""
+    """bytes: of the program that infers. latency: microseconds a window, median on one thread here. loss: of
+    accuracy in points (0.01 is one in a hundred), of other models the relative growth of their score."""
 
     bytes: int | None = None
     latency: float | None = None
@@ -71,8 +71,8 @@ class Budget(msgspec.Struct, frozen=True):
             parts.append(10 * (one.loss - self.loss))
         return sum(max(0.0, part) for part in parts)
 
-    def choose(self, candidates: Sequence[Candidate]) -> Candidate:
-        """The smallest that keeps the budget; the fastest, where only a latency was asked for.
+    def fitting(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Those that keep the budget: the smallest first, or the fastest, where only a latency was asked for.
 
         Raises BudgetError with the nearest when none does.
         """
@@ -85,7 +85,7 @@ class Budget(msgspec.Struct, frozen=True):
                 "Allow more of what is short, give more training windows, or begin with a smaller module."
             )
         fastest = self.latency is not None and self.bytes is None
-        return min(
+        return sorted(
             fitting, key=lambda one: (one.cost.p50, one.bytes) if fastest else (one.bytes, one.cost.p50)
         )
 

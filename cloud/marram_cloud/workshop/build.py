@@ -21,10 +21,11 @@ from marram_cloud.compression.programs import int8_programs, program_file
 from marram_cloud.compression.quality import judge
 from marram_cloud.compression.ranges import calibrate
 from marram_cloud.litert.forms import TEMPLATE, with_form
+from marram_cloud.litert.quantise import Wanted
 from marram_cloud.releases.calibration import Calibration
 from marram_cloud.workshop.export import export
 from marram_cloud.workshop.functions import Functions
-from marram_cloud.workshop.litert import converter, template
+from marram_cloud.workshop.litert import template
 from marram_cloud.workshop.project import Project
 from marram_cloud.workshop.verify import Verifier, batches
 
@@ -89,13 +90,14 @@ def build(
     output: Path | None = None,
     project: Project | None = None,
     keep_float: Sequence[str] | None = None,
-    tflite: bool = False,
+    tflite: bool | Wanted = False,
 ) -> Report:
     """Build the project in ``folder``; by default into ``folder/<name>.marram``.
 
     project: with another module than that in the folder, a pruned one. keep_float: layers without int8; by
     default those that lose too much (``compression.bound``).
-    tflite: with a form for LiteRT, and the template that releases make theirs from. Raises CompressionError
+    tflite: with a form for LiteRT, quantised so or else as project.yaml says, and the template that releases
+    make theirs from. Raises CompressionError
     where that cannot be made, and ProjectError, UnsupportedError or DisagreementError; no file is written
     then.
     """
@@ -136,8 +138,9 @@ def build(
             "a bundle with a backbone has no infer.tflite: the backbone itself may be TFLite"
         )
     if tflite:
-        members[TEMPLATE] = _template(functions, project, files)
-        manifest, members, lite = with_form(manifest, members, flat, project.calibration)
+        wanted = about.tflite if tflite is True else tflite
+        members[TEMPLATE] = _template(functions, project, files, wanted)
+        manifest, members, lite = with_form(manifest, members, flat, ranges, project.calibration)
         if "infer_tflite" not in manifest.programs:
             raise CompressionError(lite)
     content = encode(manifest, members)
@@ -159,16 +162,11 @@ def build(
     )
 
 
-def _template(functions: Functions, project: Project, files: dict[str, bytes]) -> bytes:
-    python = converter()
-    if python is None:
-        raise CompressionError(
-            "no litert-torch is installed: `make .venv-litert` does that; MARRAM_LITERT_PYTHON names an "
-            "interpreter elsewhere that has it"
-        )
+def _template(functions: Functions, project: Project, files: dict[str, bytes], wanted: Wanted) -> bytes:
     outputs = [one.name for one in load(files["predict.onnx"], "onnx").outputs]
     window = (len(project.about.channels), project.about.length)
-    return template(python, functions.predict, files["predict.onnx"], functions.flat(), window, outputs)
+    predict = files["predict.onnx"]
+    return template(functions.predict, predict, functions.flat(), window, outputs, wanted)
 
 
 def _programs(

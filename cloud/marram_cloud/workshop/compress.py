@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from marram.bundle.file import read
+from marram.bundle.file import Bundle, read
+from marram.storage import replace_file
 from numpy.typing import NDArray
 from torch import nn
 
+from marram_cloud.litert.quantise import Wanted
 from marram_cloud.releases.calibration import Calibration
 from marram_cloud.workshop import report_page
 from marram_cloud.workshop.budget import Budget, BudgetError
 from marram_cloud.workshop.build import Report, build, predict_program
 from marram_cloud.workshop.project import Project
 from marram_cloud.workshop.report import findings, write_json
-from marram_cloud.workshop.search import RATIOS, Data, search
+from marram_cloud.workshop.search import RATIOS, Data, Subject, Trial, measured, search
 from marram_cloud.workshop.tuning import Lessons
 
 EPOCHS = 20
@@ -30,8 +34,10 @@ def compress(
     report: Path | None = None,
     epochs: int = EPOCHS,
     ratios: Sequence[float] = RATIOS,
+    tflite: bool | Wanted = False,
 ) -> Report:
-    """Build what keeps the budget. report: the folder for ``report.html`` and ``report.json``.
+    """Build what keeps the budget. report: the folder for ``report.html`` and ``report.json``. tflite: as for
+    ``build``; the form for LiteRT has to keep the budget, too.
 
     With a budget and ``training.npz`` the module is trained, pruned and trained again; without a budget it
     stays as it is, in int8 as ``build`` makes it. Raises BudgetError when nothing keeps the budget, and what
@@ -45,20 +51,49 @@ def compress(
     )
     candidates = [one.measured for one in trials]
     if budget:
-        chosen = budget.choose([one for one in candidates if one.precision != "fp32"])
-        trial = trials[candidates.index(chosen)]
+        fitting = budget.fitting([one for one in candidates if one.precision != "fp32"])
     else:
         coarse = [one for one in trials if one.measured.precision in ("int8", "mixed")]
-        trial = next((one for one in coarse if not one.loses), trials[0])
-    kept = trial.keep_float if budget else None
-    built = build(folder, output, project.with_module(trial.module), kept)
+        fitting = [next((one for one in coarse if not one.loses), trials[0]).measured]
+    forms: list[Trial] = []
+    target = output or folder / f"{project.about.name}.marram"
+    with tempfile.TemporaryDirectory() as scratch:
+        for chosen in fitting:
+            trial = trials[candidates.index(chosen)]
+            built = build(
+                folder,
+                Path(scratch) / "made.marram",
+                project.with_module(trial.module),
+                trial.keep_float if budget else None,
+                tflite,
+            )
+            if tflite:
+                forms.append(_in_litert(project, trial, read(built.path), data, trials[0]))
+            if not tflite or budget.excess(forms[-1].measured) == 0:
+                break
+        else:
+            budget.fitting([one.measured for one in forms])
+        replace_file(target, built.path.read_bytes())
+    built = replace(built, path=target)
     if report is not None:
         judged_on = next(file for file in ("evaluation.npz", "calibration.npz") if (folder / file).exists())
-        found = findings(read(built.path), trials, trial, budget, project.calibration, judged_on)
+        found = findings(
+            read(target), [*trials, *forms], trial, budget, project.calibration, judged_on, built.tflite
+        )
         report.mkdir(parents=True, exist_ok=True)
         write_json(found, report / "report.json")
         report_page.write(found, report / "report.html")
     return built
+
+
+def _in_litert(project: Project, trial: Trial, bundle: Bundle, data: Data, first: Trial) -> Trial:
+    """The bundle's form for LiteRT, measured like the others. trial: of its form for onnxruntime."""
+    predict, flat = _predict(project, trial.module)
+    subject = Subject(trial.module, trial.measured.pruned, predict, flat, {})
+    program = bundle.members[bundle.manifest.programs["infer_tflite"].file]
+    best = first.measured.quality
+    found, loses = measured(subject, data, best, program, "LiteRT int8", runtime="tflite")
+    return Trial(found, trial.module, (), (), loses)
 
 
 def _data(project: Project, budget: Budget, epochs: int) -> Data:

@@ -6,9 +6,6 @@ it; another place is named by MARRAM_LITERT_PYTHON.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,28 +15,25 @@ import torch
 from torch import Tensor, nn
 
 from marram_cloud.compression.errors import CompressionError
+from marram_cloud.litert.quantise import Wanted
 from marram_cloud.litert.template import make, probe
+from marram_cloud.workshop import gru, lstm
+from marram_cloud.workshop.converters import Converter
 
-_PATIENCE = 1800.0
 _SEEDS = (1, 2)
-_SAID = 400
-_CONVERTER = Path(__file__).with_name("litert_convert.py")
 
-
-def converter() -> Path | None:
-    """The interpreter that has litert-torch; None where there is none."""
-    named = os.environ.get("MARRAM_LITERT_PYTHON")
-    path = Path(named) if named else Path(sys.prefix).parent / ".venv-litert" / "bin" / "python"
-    return path if path.exists() else None
+LITERT_TORCH = Converter(
+    "litert-torch", ".venv-litert", "MARRAM_LITERT_PYTHON", Path(__file__).with_name("litert_convert.py")
+)
 
 
 def template(
-    python: Path,
     function: Callable[..., tuple[Tensor, ...]],
     predict: bytes,
     parameters: Tensor,
     window: tuple[int, int],
     outputs: Sequence[str],
+    wanted: Wanted,
 ) -> bytes:
     """function: (parameters, x) -> outputs. window: (channels, length). Raises CompressionError."""
     probes = [probe(len(parameters), seed) for seed in _SEEDS]
@@ -47,7 +41,7 @@ def template(
     try:
         exported = torch.export.export(_WithParameters(function, parameters), (x,), strict=False)
         # Without what writes in place, which a second export would refuse.
-        exported = exported.run_decompositions({})
+        exported = exported.run_decompositions({**gru.PLAIN, **lstm.PLAIN})
     except Exception as error:
         raise CompressionError(f"LiteRT gets no form of this model: {_first_line(error)}") from error
     with tempfile.TemporaryDirectory() as name:
@@ -55,26 +49,9 @@ def template(
         torch.export.save(exported, folder / "program.pt2")
         for number, values in enumerate(probes):
             np.save(folder / f"probe-{number}.npy", values)
-        _convert(python, folder)
+        LITERT_TORCH.run(folder)
         converted = [(folder / f"probe-{number}.tflite").read_bytes() for number in range(len(probes))]
-    return make(predict, probes, converted, {"inputs": ["x"], "outputs": outputs})
-
-
-def _convert(python: Path, folder: Path) -> None:
-    try:
-        done = subprocess.run(
-            [python, _CONVERTER, folder],
-            capture_output=True,
-            text=True,
-            timeout=_PATIENCE,
-            check=False,
-            env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise CompressionError(f"{python}: cannot convert for LiteRT: {error}") from error
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-        raise CompressionError(f"litert-torch cannot convert this model: {last[-_SAID:]}")
+    return make(predict, probes, converted, {"inputs": ["x"], "outputs": outputs}, wanted)
 
 
 def _first_line(error: Exception) -> str:

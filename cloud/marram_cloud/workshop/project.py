@@ -29,6 +29,7 @@ from marram.config.load import load
 from marram.errors import MarramError
 from numpy.typing import NDArray
 
+from marram_cloud.litert.quantise import Wanted
 from marram_cloud.releases.calibration import Calibration, read_calibration
 from marram_cloud.workshop import provenance
 from marram_cloud.workshop.backbone import Backbone, BackboneError, BackboneFile, from_file, from_module
@@ -63,7 +64,8 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``project.yaml``. horizon: samples that a forecast is of. seed: of the initial parameters."""
+    """``project.yaml``. horizon: samples that a forecast is of. seed: of the initial parameters. tflite: how
+    the form for LiteRT is quantised, where one is made."""
 
     name: Name
     version: str = "0"
@@ -78,6 +80,7 @@ class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     loss: AnyLoss | None = None
     backbone: BackboneFile | None = None
     training: Training = Training()
+    tflite: Wanted = "auto"
     card: ModelCard = ModelCard()
 
     def problems(self) -> Iterable[tuple[tuple[str, ...], str]]:

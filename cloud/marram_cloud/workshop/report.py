@@ -48,7 +48,8 @@ class Findings(msgspec.Struct, frozen=True):
     """first: the unpruned fp32 model, to which the losses refer. chosen: what the bundle holds. front: names
     of the candidates on the Pareto front. train: one step with ``batch`` windows. chains: bytes of a round's
     delta. members: bytes of the bundle's files. machine: where the times are from.
-    judged_on: the file of the windows that quality is of."""
+    judged_on: the file of the windows that quality is of. tflite: how the form for LiteRT was made, and what
+    was tried for it; "" where there is none."""
 
     name: str
     version: str
@@ -67,11 +68,12 @@ class Findings(msgspec.Struct, frozen=True):
     members: dict[str, int]
     machine: str
     judged_on: str
+    tflite: str = ""
 
 
 def findings(
     bundle: Bundle, trials: Sequence[Trial], chosen: Trial, budget: Budget, windows: NDArray[np.float32],
-    judged_on: str,
+    judged_on: str, tflite: str,
 ) -> Findings:  # fmt: skip
     """Of a built bundle and the trials that led to it. windows: some to time a training step with."""
     manifest = bundle.manifest
@@ -94,6 +96,7 @@ def findings(
         members={name: len(content) for name, content in sorted(bundle.members.items())},
         machine=f"{platform.machine()}, {platform.system()}, one thread",
         judged_on=judged_on,
+        tflite=tflite,
     )
 
 

@@ -27,7 +27,8 @@ def _body(found: Findings) -> str:
 <p class="lead">{asked}{_judged(found)} Times are of one window on one thread of the machine that built it
 ({escape(found.machine)}): a device differs, the ratios less so.</p>
 <div class="tiles">{"".join(tile(big, small) for big, small in _tiles(found))}</div>
-<div class="card"><h2>What was tried: size, quality, time</h2>{plots.front(found)}{_candidates(found)}</div>
+<div class="card"><h2>What was tried: size, quality, time</h2>{plots.front(found)}{_candidates(found)}
+{_litert(found)}</div>
 <div class="pair">
 <div class="card"><h2>Time of a window: median, and 99th percentile</h2>{plots.latency(found)}</div>
 <div class="card"><h2>Difference of the outputs when only this layer is int8</h2>{plots.layers(found)}</div>
@@ -48,6 +49,10 @@ def _judged(found: Findings) -> str:
             "difference of the outputs from float on the calibration windows."
         )
     return f"Judged on the {quality.windows:,} windows of <code>{escape(found.judged_on)}</code>."
+
+
+def _litert(found: Findings) -> str:
+    return f"<p><code>infer.tflite</code>: {escape(found.tflite)}</p>" if found.tflite else ""
 
 
 def _tiles(found: Findings) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ from marram_cloud.workshop.budget import Candidate
 from marram_cloud.workshop.drawing import GREEN, GREY, RED, SAND, SEA, axes, bars, svg
 from marram_cloud.workshop.report import Findings
 
-_COLOURS = {"fp32": GREY, "int8": GREEN, "mixed": SEA, "int8 tuned": SAND}
+_COLOURS = {"fp32": GREY, "int8": GREEN, "mixed": SEA, "int8 tuned": SAND, "LiteRT int8": RED}
 _MARKERS = "osD^vP*X"
 
 

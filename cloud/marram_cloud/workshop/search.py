@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -134,26 +135,8 @@ class Bench:
             program: bytes = fold(subject.predict, subject.flat).SerializeToString()
         else:
             program = quantise(subject.predict, subject.flat, subject.ranges, kept)
-        windows = data.judged.windows
-        said = load(program, "onnx")(x=windows)
-        exact = load(subject.predict, "onnx")(parameters=subject.flat, x=windows)
-        quality = None
-        if not data.classes or data.judged.labels is not None:
-            quality = judge(said, data.judged.labels, data.classes)
-        measured = Candidate(
-            pruned=subject.ratio,
-            precision=precision,
-            bytes=len(program),
-            parameters=len(subject.flat),
-            macs=work(subject.predict, subject.flat).macs,
-            cost=measure_cost(program, {"x": data.sample}),
-            quality=quality,
-            difference=difference(exact, said),
-            loss=quality.worse_than(self._best) if quality is not None and self._best is not None else None,
-            kept_float=kept,
-        )
-        loses = compare(exact, said, data.judged.labels).too_much
-        return Trial(measured, subject.module, kept, (), loses)
+        found, loses = measured(subject, data, self._best, program, precision, kept)
+        return Trial(found, subject.module, kept, (), loses)
 
 
 @dataclass(frozen=True)
@@ -165,3 +148,35 @@ class Subject:
     predict: bytes
     flat: NDArray[np.float32]
     ranges: Ranges
+
+
+def measured(
+    subject: Subject,
+    data: Data,
+    best: Quality | None,
+    program: bytes,
+    precision: str,
+    kept: tuple[str, ...] = (),
+    runtime: Literal["onnx", "tflite"] = "onnx",
+) -> tuple[Candidate, bool]:
+    """What the program, made of the subject, costs and is worth, and whether it loses more than is allowed
+    where no budget says how much. best: what the loss refers to."""
+    windows = data.judged.windows
+    said = load(program, runtime)(x=windows)
+    exact = load(subject.predict, "onnx")(parameters=subject.flat, x=windows)
+    quality = None
+    if not data.classes or data.judged.labels is not None:
+        quality = judge(said, data.judged.labels, data.classes)
+    found = Candidate(
+        pruned=subject.ratio,
+        precision=precision,
+        bytes=len(program),
+        parameters=len(subject.flat),
+        macs=work(subject.predict, subject.flat).macs,
+        cost=measure_cost(program, {"x": data.sample}, runtime=runtime),
+        quality=quality,
+        difference=difference(exact, said),
+        loss=quality.worse_than(best) if quality is not None and best is not None else None,
+        kept_float=kept,
+    )
+    return found, compare(exact, said, data.judged.labels).too_much

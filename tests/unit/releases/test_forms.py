@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 from marram.bundle.bare import open_model
-from marram.bundle.file import encode, read
+from marram.bundle.file import encode, parse, read
 from marram.children.child import ChildError
 from marram.errors import BundleError, ProgramError
 from marram.programs.program import ProgramOptions
@@ -19,6 +19,7 @@ from marram.releases.gates import Measured
 from tests.support import models, tflite
 from tests.support.fleet_repository import Repository
 from tests.support.processes import Process, eventually
+from tests.support.releases import released, spoilt
 from tests.support.training import filled_store
 from tests.support.updates import SETTINGS, rig
 from tests.support.windows import SHOULDER, shoulder_windows
@@ -224,3 +225,39 @@ def test_a_release_whose_forms_both_disagree_is_rolled_back(tmp_path):
     stage, reason, runtime, _ = outcome(tmp_path, shoulder("1", -WEIGHTS, -WEIGHTS))
     assert (stage, runtime) == ("rolled_back", "onnx")
     assert "agrees with the running model on" in reason
+
+
+LIVE = replace(shoulder_windows(1), labels=np.full_like(shoulder_windows(1).labels, -1))
+
+
+def fast_and_wrong(version, **members):
+    """The shoulder bundle with a form for LiteRT that is faster than its ONNX form, and always wrong."""
+    bundle = parse(released(version, **members))
+    said = bundle_of(SHOULDER).program("infer")(x=LIVE.values)["scores"]
+    never = np.bincount(said.argmax(axis=1), minlength=7).argmin()
+    bias = np.eye(7, dtype=np.float32)[never] * 10
+    wrong = tflite.linear(np.zeros_like(WEIGHTS), (-1, 6, 100), bias)
+    form = msgspec.structs.replace(bundle.manifest.programs["infer"], file="infer.tflite", runtime="tflite")
+    programs = {**bundle.manifest.programs, "infer_tflite": form}
+    manifest = msgspec.structs.replace(bundle.manifest, programs=programs)
+    return encode(manifest, {**bundle.members, "infer.tflite": wrong})
+
+
+@pytest.mark.parametrize("other", ["good", "bad"])
+def test_of_a_form_that_the_trial_refuses_the_other_is_tried_before_the_release_is_rolled_back(
+    tmp_path, other
+):
+    """Without stored windows only live ones show that a form is wrong."""
+    repository = Repository.create(tmp_path / "fleet")
+    members = {} if other == "good" else {"infer": spoilt("permuted")}
+    repository.release(fast_and_wrong("1", **members), "1")
+    with rig(tmp_path / "device", repository, windows=LIVE) as device:
+        device.until("an end", lambda: device.told[0] in ("committed", "rolled_back"))
+        stage, reason = device.told
+        model = device.inference.model
+    if other == "good":
+        assert (stage, model.name, model.runtime) == ("committed", "shoulder 1", "onnx")
+        assert model.why.startswith("LiteRT: agrees with the running model on 0%")
+    else:
+        assert (stage, model.name) == ("rolled_back", "shoulder 0")
+        assert "onnxruntime: agrees with" in reason and "LiteRT: agrees with" in reason

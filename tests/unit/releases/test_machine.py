@@ -69,6 +69,17 @@ def test_a_refusal_is_for_good_under_this_agent_and_this_configuration(stage: st
     assert one.refused == ()
 
 
+def test_of_a_form_that_is_refused_in_the_trial_the_other_is_tried() -> None:
+    one = machine()
+    for event in (m.Begun(release(1)), m.Fetched(release(1)), m.Preflighted(""), m.TrialBegun()):
+        one.handle(event, 0.0)
+    actions = one.handle(m.Trialled("bad", another=True), 1.0)
+    assert [type(action) for action in actions] == [m.Tell, m.Preflight]
+    assert (one.report()[0], one.refused) == ("verified", ())
+    again = machine(saved(one))  # a power cut
+    assert m.Preflight in [type(action) for action in again.handle(m.Started(), 2.0)]
+
+
 def test_a_candidate_is_never_put_where_the_committed_release_stands() -> None:
     one = machine()
     for number in (1, 2, 3):
@@ -162,7 +173,8 @@ def test_what_was_not_done_in_time_is_given_up_and_may_come_again() -> None:
 EVENTS = [
     lambda r, n: m.Begun(release(n)), lambda r, n: m.Fetched(release(n)), lambda r, n: m.Waits("w"),
     lambda r, n: m.Preflighted(r.choice(["", "", "bad"])), lambda r, n: m.TrialBegun(),
-    lambda r, n: m.Trialled(r.choice(["", "", "bad"])), lambda r, n: m.Ran(r.choice(["", "", "bad"])),
+    lambda r, n: m.Trialled(r.choice(["", "", "bad"]), r.random() < 0.3),
+    lambda r, n: m.Ran(r.choice(["", "", "bad"])),
     lambda r, n: m.Confirmed(), lambda r, n: m.Misbehaved("m"), lambda r, n: m.Damaged("d"),
     lambda r, n: m.Withdrawn("w", tuple(release(k).sha256 for k in range(3) if r.random() < 0.3)),
     lambda r, n: m.Late(), lambda r, n: m.Reopened(), lambda r, n: m.Retry(), lambda r, n: m.Stopped(),

@@ -16,11 +16,20 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("kind", LAYERS)
-def test_a_folded_layer_alone_gives_what_layer_and_normalisation_do(kind):
-    layer, norm, shape = LAYERS[kind]
+class NormFirst(nn.Module):
+    """As in a transformer's block: over the channels of (n, steps, channels)."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.dense = nn.LayerNorm(3), nn.Linear(3, 4)
+
+    def forward(self, x):
+        return self.dense(self.norm(x.transpose(1, 2)))
+
+
+def exported(module, shape):
+    """(predict.onnx of the module with parameters of chance, these, windows, what the module gives)."""
     torch.manual_seed(0)
-    module = nn.Sequential(layer(), norm()).eval()
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     tensors = {name: torch.rand_like(one) + 0.5 for name, one in tensors.items() if one.is_floating_point()}
     sizes = [one.numel() for one in tensors.values()]
@@ -33,7 +42,22 @@ def test_a_folded_layer_alone_gives_what_layer_and_normalisation_do(kind):
 
     x = torch.rand(5, *shape)
     onnx = export(predict, {"parameters": flat, "x": x}, ["y"], ["x"])
-    found = derived(onnx, flat.numpy())
+    return onnx, flat.numpy(), x, predict(flat, x)[0].detach()
+
+
+def test_a_dense_layer_with_the_scale_and_shift_in_front_of_it_gives_what_both_do():
+    onnx, flat, x, wanted = exported(NormFirst().eval(), (3, 8))
+    found = derived(onnx, flat)
+    plain = nn.functional.layer_norm(x.transpose(1, 2), (3,))
+    weight, bias = (torch.from_numpy(found[f"front.0.{name}"]) for name in ("weight", "bias"))
+    np.testing.assert_allclose(nn.functional.linear(plain, weight, bias), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_folded_layer_alone_gives_what_layer_and_normalisation_do(kind):
+    layer, norm, shape = LAYERS[kind]
+    onnx, flat, x, wanted = exported(nn.Sequential(layer(), norm()).eval(), shape)
+    found = derived(onnx, flat)
     last = max(int(name.split(".")[1]) for name in found if name.endswith(".weight"))
     weight = torch.from_numpy(found[f"0.{last}.weight"])
     bias = torch.from_numpy(found.get(f"0.{last}.bias", found[f"0.{last}.shift"]))
@@ -41,4 +65,4 @@ def test_a_folded_layer_alone_gives_what_layer_and_normalisation_do(kind):
         again = nn.functional.linear(x.flatten(1), weight, bias)
     else:
         again = nn.functional.conv1d(x, weight, bias, groups=3 if kind == "depthwise" else 1)
-    np.testing.assert_allclose(again, predict(flat, x)[0].detach(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(again, wanted, rtol=1e-4, atol=1e-5)

@@ -57,19 +57,21 @@ def ranges(learnt, calibration):
 
 def test_the_same_parameters_give_the_same_bytes(learnt, ranges):
     source = bundle(SHOULDER)
-    first, second = (rebuild(source, learnt, ranges, None, "1+r1", {"devices": 3.0}) for _ in range(2))
+    first, second = (
+        rebuild(source, learnt, ranges, None, "1+r1", {"devices": 3.0}).content for _ in range(2)
+    )
     assert first == second
 
 
 def test_a_rebuilt_bundle_is_of_the_same_family_with_the_new_parameters(learnt, ranges):
-    made = parse(rebuild(bundle(SHOULDER), learnt, ranges, None, "5+r1", {"devices": 3.0}))
+    made = parse(rebuild(bundle(SHOULDER), learnt, ranges, None, "5+r1", {"devices": 3.0}).content)
     assert made.manifest.family == bundle(SHOULDER).manifest.family
     assert made.manifest.version == "5+r1"
     assert made.manifest.card.metrics["devices"] == 3.0
     np.testing.assert_array_equal(made.parameters(), learnt)
     for name in ("train.onnx", "evaluate.onnx", "predict.onnx"):
         assert made.members[name] == bundle(SHOULDER).members[name]
-    assert len(rebuild(bundle(SHOULDER), learnt, ranges, None, "5", {})) < 200_000
+    assert len(rebuild(bundle(SHOULDER), learnt, ranges, None, "5", {}).content) < 200_000
 
 
 def test_a_layer_that_the_bundle_has_in_float_stays_so_in_its_releases(learnt, ranges):
@@ -78,7 +80,7 @@ def test_a_layer_that_the_bundle_has_in_float_stays_so_in_its_releases(learnt, r
     layer = layers(fold(predict, parameters))[-1]
     mixed = int8_programs(predict, parameters, ranges, [layer.name])
     made = parse(encode(*mixed.put_into(source.manifest, source.members)))
-    release = parse(rebuild(made, learnt, ranges, None, "1+r1", {}))
+    release = parse(rebuild(made, learnt, ranges, None, "1+r1", {}).content)
     assert release.members["calibrate.onnx"] == made.members["calibrate.onnx"]
     assert layer.weight in release.manifest.int8.floats
     assert layer.weight not in {one.tensor for one in release.manifest.int8.weights}

@@ -26,12 +26,12 @@ ALL = (SMALL, FAST, GOOD)
     ids=str,
 )
 def test_the_smallest_that_keeps_the_budget_is_taken_or_the_fastest_where_only_time_counts(budget, taken):
-    assert budget.choose(ALL) == taken
+    assert budget.fitting(ALL)[0] == taken
 
 
 def test_the_nearest_comes_first_when_nothing_fits():
     with pytest.raises(BudgetError) as caught:
-        Budget(bytes=9, loss=0.03).choose(ALL)
+        Budget(bytes=9, loss=0.03).fitting(ALL)
     lines = str(caught.value).splitlines()
     assert lines[0].startswith("no model keeps --max-bytes 9 --max-accuracy-loss 0.03")
     assert lines[1].strip() == "int8: 10 bytes, 50 us, loss of accuracy 0.0300"
