@@ -134,7 +134,7 @@ def test_a_release_keeps_the_backbone_and_the_family(built):
     windows = told_apart(60, 4)[0]
     predict = bundle.members["predict.onnx"]
     ranges = calibrate(predict, parameters, bundle.features(windows))
-    released = parse(rebuild(bundle, parameters, ranges, windows, "1+r1", {}))
+    released = parse(rebuild(bundle, parameters, ranges, windows, "1+r1", {}).content)
     assert released.manifest.family == bundle.manifest.family
     exact = released.program("predict")(parameters=parameters, x=windows)["scores"]
     np.testing.assert_allclose(released.program("infer")(x=windows)["scores"], exact, atol=0.02)
