@@ -162,7 +162,7 @@ def fallback(config: Agent, installation: Installation) -> Model | None:
 
 def own_parameters(config: Agent, bundle: Bundle) -> OwnModels | None:
     """What this device learnt by itself, ready to run; None before it did."""
-    int8 = config.learning is None or config.learning.int8.use == "auto"
+    int8 = config.learning is None or config.learning.int8.use != "never"
     return Own(config.device.state / "own", bundle).models(program_options(config), int8)
 
 

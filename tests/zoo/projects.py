@@ -160,6 +160,16 @@ ZOO = (
         training={"optimiser": {"type": "adamw", "clip": 1.0}, "learning_rate": 0.005},
     ),
     Entry(
+        "recurrent-lstm",
+        "forecast",
+        (3, 60),
+        ("recurrent",),
+        "Forecaster(3, 10, unit=nn.LSTM)",
+        horizon=10,
+        loss={"type": "huber"},
+        training={"optimiser": {"type": "adamw", "clip": 1.0}, "learning_rate": 0.005},
+    ),
+    Entry(
         "transformer",
         "classify",
         (6, 100),

@@ -13,7 +13,7 @@ from marram.learning.journal import Journal
 from marram.learning.participant import Participant
 from marram.learning.shell import Link, Outcome, Shell
 from marram.learning.trainer import Measured
-from marram.learning.work import Learnt, Workshop
+from marram.learning.work import Learnt, Running, Workshop
 from marram.loop import Loop
 from marram.wire.messages import Metrics, Offer, RangesAsked
 from marram.wire.ranges import encode
@@ -30,6 +30,7 @@ class Rounds:
     workshop: Workshop
     loop: Loop
     deltas: int = 0
+    _running: Running | None = field(default=None)
     _shell: Shell = field(init=False)
 
     def __post_init__(self) -> None:
@@ -65,7 +66,7 @@ class Rounds:
             self.loop.post(lambda now: self._finished(offer, outcome, now))
 
         try:
-            self.workshop.start(
+            self._running = self.workshop.start(
                 base, steps.epochs, steps.batch, steps.learning_rate, steps.mu, offer.seed, finished,
                 ranges=self._measures(offer.ranges), trees=self._trees(offer),
             )  # fmt: skip
@@ -74,7 +75,8 @@ class Rounds:
 
     def stop(self) -> None:
         """The shell's trainer: end."""
-        self.workshop.stop()
+        if self._running is not None:
+            self.workshop.stop(self._running)
 
     def _measures(self, asked: RangesAsked | None) -> bool:
         """Whether this device's bundle holds the very program that is to measure ranges."""

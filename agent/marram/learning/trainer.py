@@ -30,11 +30,12 @@ class NormalFile(msgspec.Struct, frozen=True):
 
 
 class Int8Limits(msgspec.Struct, frozen=True):
-    """How good int8 has to be; as in the configuration."""
+    """How good int8 has to be; as in the configuration. fast: no slower than float32."""
 
     agreement: float
     accuracy: float
     score: float
+    fast: bool = False
 
 
 class Job(msgspec.Struct, frozen=True, tag=True):
@@ -101,7 +102,8 @@ class Int8Outcome(msgspec.Struct, frozen=True, tag=True):
     """Whether int8 may run, and what was measured on so many windows.
 
     reason: why it may not. agreement: part of them of which float32 and int8 say the same. fp32, int8:
-    accuracy. score: mean difference of scores, in their mean. normal: of the int8 scores.
+    accuracy. score: mean difference of scores, in their mean. normal: of the int8 scores. fp32_us, int8_us:
+    what one window takes, where speed counts.
     """
 
     used: bool
@@ -112,6 +114,8 @@ class Int8Outcome(msgspec.Struct, frozen=True, tag=True):
     int8: float | None = None
     score: float | None = None
     normal: NormalFile | None = None
+    fp32_us: float | None = None
+    int8_us: float | None = None
 
 
 class Result(msgspec.Struct, frozen=True, tag=True):

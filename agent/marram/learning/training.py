@@ -27,7 +27,9 @@ from marram.learning.int8 import (
     encode_arrays,
     extremes,
     in_int8,
+    no_slower,
     normal_scores,
+    one_window,
 )
 from marram.learning.store import TrainingSet, read_new_windows, read_training_set
 from marram.learning.trainer import (
@@ -135,6 +137,8 @@ def _int8(
         coarse_normal = normal_scores(coarse, held_out.values) if normal is not None else None
         judge = Judge(limits, exact, coarse, bundle.manifest.task == "classify")
         outcome = judge.on(held_out, normal, coarse_normal)
+        if outcome.used and limits.fast:
+            outcome = no_slower(outcome, *one_window(exact, coarse, held_out.values[:1]))
     except (BundleError, ProgramError) as error:
         return Int8Outcome(False, f"there is no int8 form: {error}")
     if outcome.used:

@@ -62,8 +62,8 @@ def build(
     vectors = [ledger.parameters(one).astype(np.float64) for one in chosen.versions]
     parameters = np.mean(vectors, axis=0).astype(np.float32)
     measured = fleet.measure(ledger, bundle, chosen.versions, parameters, calibration)
-    windows = None if calibration is None else calibration.windows
-    content = rebuild(bundle, parameters, measured.ranges, windows, version, metrics)
+    windows, labels = (None, None) if calibration is None else (calibration.windows, calibration.labels)
+    content = rebuild(bundle, parameters, measured.ranges, windows, version, metrics, labels)
     compared = None
     if bundle.manifest.task == "classify" and calibration is not None:
         compared = _compare(parse(content), calibration)

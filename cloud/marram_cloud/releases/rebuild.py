@@ -10,6 +10,7 @@ from marram.bundle.file import PARAMETERS, Bundle, encode, encode_parameters
 from marram.bundle.manifest import Manifest
 from numpy.typing import NDArray
 
+from marram_cloud.compression.bound import keep_float
 from marram_cloud.compression.programs import int8_programs, kept_float
 from marram_cloud.compression.quantise import Ranges
 from marram_cloud.litert.forms import TEMPLATE, with_form
@@ -25,26 +26,35 @@ def rebuild(
     windows: NDArray[np.float32] | None,
     version: str,
     metrics: dict[str, float],
+    labels: NDArray[np.int64] | None = None,
 ) -> bytes:
     """The new bundle's bytes. ranges: of the activations, for int8; None for a forest, which has no int8.
-    windows: for LiteRT's form, which there is none of without them. metrics go into the model card beside
-    those that are there."""
+
+    windows: to judge int8 by, and for LiteRT's form: without them the layers that are int8 in ``bundle`` are,
+    and there is no LiteRT. labels: of the windows. metrics go into the model card beside what is there.
+    """
     manifest = bundle.manifest
     if ranges is None:
         members = with_forest(manifest, bundle.members, parameters)
     else:
-        manifest, members = _with_int8(bundle, parameters, ranges, windows)
+        manifest, members = _with_int8(bundle, parameters, ranges, windows, labels)
     card = msgspec.structs.replace(manifest.card, metrics={**manifest.card.metrics, **metrics})
     return encode(msgspec.structs.replace(manifest, version=version, card=card), members)
 
 
 def _with_int8(
-    bundle: Bundle, parameters: NDArray[np.float32], ranges: Ranges, windows: NDArray[np.float32] | None
-) -> tuple[Manifest, dict[str, bytes]]:
+    bundle: Bundle, parameters: NDArray[np.float32], ranges: Ranges, windows: NDArray[np.float32] | None,
+    labels: NDArray[np.int64] | None,
+) -> tuple[Manifest, dict[str, bytes]]:  # fmt: skip
     manifest = bundle.manifest
     predict = bundle.members[manifest.programs["predict"].file]
     members = {**bundle.members, PARAMETERS: encode_parameters(manifest, parameters)}
-    int8 = int8_programs(predict, parameters, ranges, kept_float(bundle, parameters))
+    float_layers = kept_float(bundle, parameters)
+    if windows is not None:
+        kept = keep_float(predict, parameters, ranges, windows, labels, float_layers)
+        log.info("infer.onnx: %s", kept)
+        float_layers = kept.layers
+    int8 = int8_programs(predict, parameters, ranges, float_layers)
     manifest, members = int8.put_into(manifest, members)
     manifest, members, told = with_form(manifest, members, parameters, windows)
     log.info("infer.tflite: %s", told)

@@ -14,6 +14,7 @@ from marram.bundle.manifest import Manifest, Role, Training
 from marram.programs.program import Tensor, load
 from marram.storage import replace_file
 
+from marram_cloud.compression import bound
 from marram_cloud.compression.cost import work
 from marram_cloud.compression.errors import CompressionError
 from marram_cloud.compression.programs import int8_programs, program_file
@@ -43,6 +44,7 @@ class Report:
 
     unsettled: in how many cases of a program PyTorch itself is not sure of some value (see ``Verifier``).
     backbone: its file, and what is to be told of it.
+    kept: what of infer.onnx is int8, and what it loses by that.
     no_calibrate: why a device runs what it learns itself in float32; "" where it has calibrate.onnx.
     """
 
@@ -53,6 +55,7 @@ class Report:
     differences: dict[str, float]
     int8: float
     unsettled: dict[str, int] = field(default_factory=dict)
+    kept: str = ""
     no_calibrate: str = ""
     tflite: str = ""
     backbone: tuple[str, str] | None = None
@@ -69,7 +72,7 @@ class Report:
             rows.append(f"  {file:14} {self.programs[file]:8} bytes   {told}")
         size = self.programs["infer.onnx"]
         rows.append(
-            f"  infer.onnx     {size:8} bytes   int8; differs from fp32 by {self.int8:.1e} in the mean"
+            f"  infer.onnx     {size:8} bytes   {self.kept}; differs from fp32 by {self.int8:.1e} in the mean"
         )
         if "calibrate.onnx" in self.programs:
             size = self.programs["calibrate.onnx"]
@@ -85,12 +88,13 @@ def build(
     folder: Path,
     output: Path | None = None,
     project: Project | None = None,
-    keep_float: Sequence[str] = (),
+    keep_float: Sequence[str] | None = None,
     tflite: bool = False,
 ) -> Report:
     """Build the project in ``folder``; by default into ``folder/<name>.marram``.
 
-    project: with another module than that in the folder, a pruned one. keep_float: layers without int8.
+    project: with another module than that in the folder, a pruned one. keep_float: layers without int8; by
+    default those that lose too much (``compression.bound``).
     tflite: with a form for LiteRT, and the template that releases make theirs from. Raises CompressionError
     where that cannot be made, and ProjectError, UnsupportedError or DisagreementError; no file is written
     then.
@@ -107,6 +111,11 @@ def build(
     files = _programs(functions, cases, verifier)
     flat = functions.flat().numpy()
     ranges = calibrate(files["predict.onnx"], flat, project.calibration)
+    kept = None
+    if keep_float is None:
+        seen = judged or Calibration(project.calibration)
+        kept = bound.keep_float(files["predict.onnx"], flat, ranges, seen.windows, seen.labels)
+        keep_float = kept.layers
     int8 = int8_programs(files["predict.onnx"], flat, ranges, keep_float)
     files["infer.onnx"] = int8.infer
     backbone = project.backbone
@@ -143,6 +152,7 @@ def build(
         differences=verifier.differences,
         unsettled=verifier.unsettled,
         int8=_int8_difference(files, flat, project.calibration),
+        kept=str(kept or f"int8 but for {len(keep_float)} of its layers"),
         no_calibrate=int8.why,
         tflite=lite,
         backbone=None if backbone is None else (backbone.file, backbone.told),
@@ -182,7 +192,7 @@ def _programs(
         **({"seed": torch.tensor(0)} if functions.chance else {}),
     }  # fmt: skip
     files = {
-        "train.onnx": export(train, step, ["new_parameters", "new_state", "loss"], data),
+        "train.onnx": export(train, step, ["new_parameters", "new_state", "loss"], data, training=True),
         "evaluate.onnx": export(
             evaluate, {"parameters": flat, **{name: example[name] for name in data}}, sums, data
         ),

@@ -34,7 +34,8 @@ def compress(
     """Build what keeps the budget. report: the folder for ``report.html`` and ``report.json``.
 
     With a budget and ``training.npz`` the module is trained, pruned and trained again; without a budget it
-    stays as it is, in int8. Raises BudgetError when nothing keeps the budget, and what ``build`` raises.
+    stays as it is, in int8 as ``build`` makes it. Raises BudgetError when nothing keeps the budget, and what
+    ``build`` raises.
     """
     torch.set_num_threads(1)
     project = Project(folder)
@@ -45,10 +46,12 @@ def compress(
     candidates = [one.measured for one in trials]
     if budget:
         chosen = budget.choose([one for one in candidates if one.precision != "fp32"])
+        trial = trials[candidates.index(chosen)]
     else:
-        chosen = next(one for one in candidates if one.precision == "int8")
-    trial = trials[candidates.index(chosen)]
-    built = build(folder, output, project.with_module(trial.module), trial.keep_float)
+        coarse = [one for one in trials if one.measured.precision in ("int8", "mixed")]
+        trial = next((one for one in coarse if not one.loses), trials[0])
+    kept = trial.keep_float if budget else None
+    built = build(folder, output, project.with_module(trial.module), kept)
     if report is not None:
         judged_on = next(file for file in ("evaluation.npz", "calibration.npz") if (folder / file).exists())
         found = findings(read(built.path), trials, trial, budget, project.calibration, judged_on)

@@ -15,12 +15,11 @@ from __future__ import annotations
 import copy
 import fnmatch
 import importlib.util
-import traceback
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
@@ -31,6 +30,7 @@ from marram.errors import MarramError
 from numpy.typing import NDArray
 
 from marram_cloud.releases.calibration import Calibration, read_calibration
+from marram_cloud.workshop import provenance
 from marram_cloud.workshop.backbone import Backbone, BackboneError, BackboneFile, from_file, from_module
 from marram_cloud.workshop.functions import Functions
 from marram_cloud.workshop.losses import AnyLoss, usual
@@ -172,7 +172,8 @@ class Project:
             raise ProjectError(f"{path}: is not there; it should define model() -> torch.nn.Module")
         code = importlib.util.module_from_spec(spec)
         try:
-            spec.loader.exec_module(code)
+            with provenance.modules_remembered():
+                spec.loader.exec_module(code)
         except Exception as error:
             raise ProjectError(f"{path}: {type(error).__name__}: {error}") from error
         return code
@@ -181,7 +182,8 @@ class Project:
         """What model() or backbone() gives."""
         path = self.folder / "model.py"
         try:
-            module = getattr(code, name)()
+            with provenance.modules_remembered():
+                module = getattr(code, name)()
         except AttributeError as error:
             raise ProjectError(f"{path}: should define {name}() -> torch.nn.Module: {error}") from error
         except Exception as error:
@@ -243,6 +245,7 @@ class Project:
         path = self.folder / "model.py"
         windows = torch.from_numpy(self.calibration[:_TRIED])
         plain = Plain(torch.tensor(1))
+        before = {name: one.clone() for name, one in functions.module.named_buffers()}
         try:
             with torch.no_grad():
                 outputs = self._outputs(functions(windows, Plain(), training=False))
@@ -250,13 +253,22 @@ class Project:
                     self._outputs(functions(windows, one, training=True))
                     for one in (plain, Plain(plain.seed))
                 )
+        except ProjectError:
+            raise
         except Exception as error:
             text = str(error).strip().splitlines()
+            place = provenance.of_error(error)
             raise ProjectError(
                 f"{path}: forward fails on windows of shape {tuple(windows.shape)}: "
-                f"{text[0] if text else type(error).__name__}{_place(error, path)}"
+                f"{text[0] if text else type(error).__name__}{f' ({place})' if place else ''}"
             ) from error
         self._check_shapes(path, windows, outputs)
+        for name, buffer in functions.module.named_buffers():
+            if not torch.equal(buffer, before[name]):
+                raise ProjectError(
+                    f"{path}: forward changes its buffer {name!r}, but a program remembers nothing: leave "
+                    "out what counts or adapts as it goes, but for BatchNorm"
+                )
         if not all(torch.equal(one, other) for one, other in zip(first, again, strict=True)):
             raise ProjectError(
                 f"{path}: forward gives other outputs for the same windows, or NaN: it must be finite, and "
@@ -285,12 +297,13 @@ class Project:
                 f"{wanted}; it gives {found}"
             )
 
-    @staticmethod
-    def _outputs(made: object) -> tuple[torch.Tensor, ...]:
-        return tuple(made) if isinstance(made, tuple | list) else (cast(torch.Tensor, made),)
-
-
-def _place(error: BaseException, path: Path) -> str:
-    """Where in the user's own source it happened, the innermost line of it."""
-    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
-    return f" ({path.name}, line {lines[-1].lineno}: {lines[-1].line})" if lines else ""
+    def _outputs(self, made: object) -> tuple[torch.Tensor, ...]:
+        """Raises ProjectError where it is no tensor, or for reconstruct no pair of them."""
+        if self.about.task == "reconstruct" and isinstance(made, tuple | list):
+            return tuple(made)
+        if not isinstance(made, torch.Tensor):
+            raise ProjectError(
+                f"{self.folder / 'model.py'}: forward should give one tensor, it gives a "
+                f"{type(made).__name__}"
+            )
+        return (made,)
