@@ -6,8 +6,9 @@ Its accuracy there says which trees stay when room is needed, and gives the weig
 ``renewed`` of all; the devices take turns, so that none fills the forest alone. Nobody has judged a new tree
 yet: until the next round its vote weighs as the median of the others.
 
-What a round says counts in full, what earlier ones said half as much with each round. Everything goes in the
-order of the devices' names: the same contributions make the same forest, to the bit.
+What a round says counts in full, what earlier ones said half as much with each round. A device counts for no
+more windows than twice what is usual, whatever it says. Everything goes in the order of the devices' names:
+the same contributions make the same forest, to the bit.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from marram.wire.trees import MOST_TREES, Contribution, Tree
 from marram_cloud.strategies.strategy import Vector
 
 _KEPT = 0.5
+_LOUDEST = 2.0
 
 
 class Forest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="forest", tag_field="type"):
@@ -90,10 +92,13 @@ class _Record:
 def _judged(trees: int, told: Mapping[str, Contribution], state: Vector | None) -> list[_Record]:
     """One for each tree of the forest, with what this round's devices said."""
     rows = np.zeros((trees, 3)) if state is None else state.reshape(-1, 3)[:trees] * (1.0, _KEPT, _KEPT)
+    counts = [one.count for one in told.values() if one.count]
+    most = _LOUDEST * float(np.median(counts)) if counts else 0.0
     for device in sorted(told):
-        others = rows[:, 0] != _number(device)
-        rows[others, 1] += told[device].correct[others]
-        rows[others, 2] += told[device].count
+        one, others = told[device], rows[:, 0] != _number(device)
+        part = min(1.0, most / one.count) if one.count else 0.0
+        rows[others, 1] += part * one.correct[others]
+        rows[others, 2] += part * one.count
     return [_Record(place, *row) for place, row in enumerate(rows.tolist())]
 
 

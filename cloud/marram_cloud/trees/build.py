@@ -73,7 +73,7 @@ def build(folder: Path, model: Path | None = None, output: Path | None = None) -
             f"the model was fitted on {source.features} features; by project.yaml a window has {len(names)}: "
             f"{', '.join(names[:40])}{' ...' if len(names) > 40 else ''}"
         )
-    forest = Forest(source.trees, source.weights) if source else untaught(layout.room)
+    forest = Forest(source.trees, np.ones(len(source.trees))) if source else untaught(layout.room)
     vector = layout.pack(forest)
     programs = Programs.of(
         features.program(about.features, len(about.channels), about.length), layout, vector

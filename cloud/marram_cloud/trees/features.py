@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 from marram.programs.program import load
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from marram_cloud.trees.graph import Graph, floats
 
@@ -65,7 +66,7 @@ def _change(graph: Graph) -> str:
 
 
 def _steps(graph: Graph) -> str:
-    length = graph.node("Cast", [graph.node("Shape", ["x"], start=2, end=3)], to=1)
+    length = graph.node("Cast", [graph.node("Shape", ["x"], start=2, end=3)], to=TensorProto.FLOAT)
     one = graph.constant([1.0], np.float32)
     return graph.node("Max", [graph.node("Sub", [length, one]), one])
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 OPSET, ML_OPSET, IR_VERSION = 18, 3, 9
@@ -78,9 +77,3 @@ def floats(name: str, *shape: int | str) -> ValueInfoProto:
 
 def integers(name: str, *shape: int | str) -> ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.INT64, shape)
-
-
-def array(model: bytes, name: str) -> NDArray[np.generic]:
-    """A constant of a model, by its name."""
-    graph = onnx.load_from_string(model).graph
-    return next(numpy_helper.to_array(one) for one in graph.initializer if one.name == name)

@@ -63,7 +63,7 @@ def source(estimator: object, labels: Sequence[str]) -> Source:
         said: NDArray[np.float64] = found.predict_proba(features)[:, order]
         return said
 
-    return Source(trees, np.ones(len(trees)), int(found.n_features_in_), probabilities)
+    return Source(trees, int(found.n_features_in_), probabilities)
 
 
 def _nodes(fitted: Any, order: list[int]) -> list[Node]:  # noqa: ANN401 - scikit-learn ships no types

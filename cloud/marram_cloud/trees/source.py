@@ -14,14 +14,13 @@ from marram_cloud.trees.errors import TreesError
 
 @dataclass(frozen=True)
 class Source:
-    """A fitted forest, whatever library fitted it. trees: one or more. weights: of their votes, (trees,).
+    """A fitted forest, whatever library fitted it. trees: one or more, whose votes weigh alike.
 
     features: how many it was fitted on. probabilities: what the library itself says of features (n, F):
     float64 (n, classes). None where the library is not at hand.
     """
 
     trees: tuple[Tree, ...]
-    weights: NDArray[np.float64]
     features: int
     probabilities: Callable[[NDArray[np.float32]], NDArray[np.float64]] | None = None
 

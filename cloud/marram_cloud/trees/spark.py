@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from marram_cloud.trees.errors import TreesError
 from marram_cloud.trees.source import Node, Source, tree
 
@@ -52,7 +50,7 @@ def source(folder: Path, labels: Sequence[str]) -> Source:
         raise TreesError(f"{folder}: its nodes are not those of a tree: {error!r}") from error
     if not trees:
         raise TreesError(f"{folder}: holds no tree")
-    return Source(trees, np.ones(len(trees)), features)
+    return Source(trees, features)
 
 
 def _metadata(folder: Path) -> dict[str, Any]:

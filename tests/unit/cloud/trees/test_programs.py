@@ -41,7 +41,7 @@ def cases(draw):
 
 
 @given(cases())
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_predict_infer_and_the_trees_agree(case):
     forest, rows = case
     vector, x, wanted = LAYOUT.pack(forest), rows[:, :, None], scores(forest, rows)
@@ -51,7 +51,7 @@ def test_predict_infer_and_the_trees_agree(case):
 
 
 @given(cases(), st.integers(0, 2**32))
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_evaluate_sums_loss_and_right_labels_of_the_windows_that_count(case, seed):
     forest, rows = case
     random = np.random.default_rng(seed)

@@ -27,7 +27,7 @@ def tables(draw):
 
 
 @given(tables(), st.integers(1, 10), st.integers(1, 20))
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_any_table_gives_a_sound_tree_whose_leaves_stand_on_enough_windows(table, least, splits):
     values, labels, classes = table
     tree = grown(values, labels, classes, splits, least)
@@ -41,7 +41,7 @@ def test_any_table_gives_a_sound_tree_whose_leaves_stand_on_enough_windows(table
 
 
 @given(tables(), st.integers(1, 10))
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_a_code_is_the_number_of_edges_below_the_value(table, least):
     """So what was chosen among codes is what a device computes with thresholds."""
     values, labels, _ = table
