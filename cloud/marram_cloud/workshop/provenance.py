@@ -111,12 +111,11 @@ class Followed(TorchFunctionMode):
         if name in _ON_THE_WAY:
             return func(*args, **(kwargs or {}))
         since, place = torch.autograd._get_sequence_nr(), self._now(sys._getframe(1))
-        self._at(place)
-        self.function = name
+        self._at(place, name)
         made = func(*args, **(kwargs or {}))
         for one in made if isinstance(made, tuple | list) else (made,):
             if isinstance(one, Tensor):
-                self._mark(one.grad_fn, since, place)
+                self._mark(one.grad_fn, since, place, name)
         return made
 
     def _ended(self) -> None:
@@ -129,17 +128,17 @@ class Followed(TorchFunctionMode):
             return _made.get(running) or _here(frame)
         return _here(frame)
 
-    def _at(self, place: Place | None) -> None:
-        self.place = place
+    def _at(self, place: Place | None, name: str) -> None:
+        self.place, self.function = place, name
         fx_traceback.current_meta["custom"] = {_KEY: place}
 
-    def _mark(self, node: Any, since: int, place: Place | None) -> None:  # noqa: ANN401
+    def _mark(self, node: Any, since: int, place: Place | None, name: str) -> None:  # noqa: ANN401
         """The gradient of what was made since has its place."""
         waiting = [node]
         while waiting:
             one = waiting.pop()
             if one is not None and since <= one._sequence_nr() < sys.maxsize:
-                one.register_prehook(lambda _: self._at(place))
+                one.register_prehook(lambda _: self._at(place, name))
                 waiting += [follower for follower, _ in one.next_functions]
 
 

@@ -77,11 +77,13 @@ _BY_FUNCTION = {
     "cholesky": _MATRICES,
     "complex": "pairs of real numbers",
     "fft_": _SPECTRUM,
+    "hardshrink": "x * (x.abs() > 0.5)",
     "interpolate": _INTERPOLATE,
     "istft": _SPECTRUM,
     "linalg_": _MATRICES,
     "numpy": "functions of torch",
     "one_hot": "a comparison: (index[..., None] == torch.arange(classes)).float()",
+    "softshrink": "torch.relu(x - 0.5) - torch.relu(-x - 0.5)",
     "stft": _SPECTRUM,
     "upsample": _INTERPOLATE,
 }

@@ -70,6 +70,9 @@ TRACED = {
         "torch.arange",
     ),
     "bilinear": ("return self.bilinear(seen.mean(2), seen.mean(2))", "self.bilinear(", "einsum"),
+    "shrink": (
+        "return self.out(nn.functional.hardshrink(seen).mean(2))", "hardshrink(seen)", "x.abs() > 0.5"
+    ),
     "half": ("return self.out(seen.half().float().mean(2))", "seen.half()", "use float32"),
     "numpy": (
         "return self.out(seen.mean(2)) + torch.from_numpy(x.detach().numpy().mean((1, 2)))[:, None]",
@@ -157,6 +160,10 @@ PROJECTS = {
     "projections": (
         "states, _ = nn.LSTM(4, 4, proj_size=2)(seen.permute(2, 0, 1))\nreturn states[0]",
         r"use nn\.Linear after nn\.LSTM \(model\.py, line \d+: states, _ = nn\.LSTM",
+    ),
+    "packed": (
+        "packed = nn.utils.rnn.pack_sequence(list(seen.transpose(1, 2)))\nreturn nn.GRU(4, 3)(packed)[1][0]",
+        r"use the tensor itself \(model\.py, line \d+: return nn\.GRU",
     ),
     "list": ("return [self.out(seen.mean(2))]", "forward should give one tensor, it gives a list"),
     "fails": ("return self.out(seen)", r"\(model\.py, line \d+: return self\.out\(seen\)\)"),
