@@ -78,6 +78,9 @@ TRACED = {
         "return self.out(seen.mean(2)) + torch.from_numpy(x.detach().numpy().mean((1, 2)))[:, None]",
         "numpy()", "functions of torch",
     ),
+    "compiled": (
+        "return torch.compile(self.out)(seen.mean(2))", "torch.compile(self.out)", "without torch.compile"
+    ),
     "checkpoint": (
         "from torch.utils.checkpoint import checkpoint\n"
         "return self.out(checkpoint(self.conv, x, use_reentrant=False).mean(2))", "checkpoint(self.conv",
@@ -107,6 +110,13 @@ TRANSLATED = {
     "layer": (
         "return self.out(self.embed(x[:, 0].abs().clamp(0, 9).long()))", "nn.EmbeddingBag(10, 4)",
         "nn.Embedding",
+    ),
+    "diagonal": (
+        "return self.out((seen @ seen.transpose(1, 2)).diagonal(dim1=1, dim2=2))", ".diagonal(", ".sum(1)"
+    ),
+    "mask of places": (
+        "return self.out(seen[:, :, torch.arange(24) % 2 == 0].mean(2))", "torch.arange(24) % 2",
+        "index_select",
     ),
     "unknown": (
         "return self.out(seen.mean(2)) + torch.histc(x, 3)", "torch.histc", "use amax, mean, var"
@@ -165,6 +175,10 @@ PROJECTS = {
         "packed = nn.utils.rnn.pack_sequence(list(seen.transpose(1, 2)))\nreturn nn.GRU(4, 3)(packed)[1][0]",
         r"use the tensor itself \(model\.py, line \d+: return nn\.GRU",
     ),
+    "squeeze": (
+        "return self.out(seen.mean(2, keepdim=True).squeeze())",
+        r"gives \(3,\) for a batch of one window",
+    ),
     "list": ("return [self.out(seen.mean(2))]", "forward should give one tensor, it gives a list"),
     "fails": ("return self.out(seen)", r"\(model\.py, line \d+: return self\.out\(seen\)\)"),
 }
@@ -175,6 +189,11 @@ def test_a_mistake_in_forward_is_told_before_anything_is_traced(name, tmp_path):
     body, words = PROJECTS[name]
     with pytest.raises(ProjectError, match=words):
         Project(small(tmp_path / "small", body))
+
+
+def test_a_lazy_layer_is_named(tmp_path):
+    with pytest.raises(ProjectError, match=r"1\.weight has no shape yet: give sizes"):
+        Project(project(tmp_path / "small", "nn.Sequential(nn.Flatten(), nn.LazyLinear(3))"))
 
 
 def test_a_buffer_that_forward_changes_is_named(tmp_path):
