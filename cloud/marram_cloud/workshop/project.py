@@ -220,8 +220,8 @@ class Project:
         shapes = [tuple(one.shape) for one in alone]
         if shapes != [(1, *one.shape[1:]) for one in outputs]:
             raise ProjectError(
-                f"{path}: forward gives {', '.join(map(str, shapes))} for a batch of one window: keep the axis "
-                "of the batch, as squeeze(2) does in place of squeeze()"
+                f"{path}: forward gives {', '.join(map(str, shapes))} for a batch of one window: keep the "
+                "batch's axis, as squeeze(2) does in place of squeeze()"
             )
         for name, buffer in functions.module.named_buffers():
             if not torch.equal(buffer, before[name]):
