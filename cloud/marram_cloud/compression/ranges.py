@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from marram.programs.program import load
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, create_calibrator
 
+from marram_cloud.compression.errors import CompressionError
 from marram_cloud.compression.folding import fold
 from marram_cloud.compression.quantise import Ranges, activations, quantise
 from marram_cloud.compression.quiet import quiet
@@ -42,7 +44,8 @@ def measure(
 
     minmax holds all that was seen; percentile leaves the outermost thousandth on each side out; entropy
     takes the range whose int8 values are distributed most like the float ones (Migacz, "8-bit inference
-    with TensorRT", GTC 2017).
+    with TensorRT", GTC 2017). Raises CompressionError where values cannot be counted, such as the infinities
+    of a mask.
     """
     names = activations(predict, parameters)
     folded = fold(predict, parameters)
@@ -57,8 +60,11 @@ def measure(
         # One block at a time, as a histogram needs all values of a block in memory at once; and the largest
         # first, as a histogram grows by bins of its first width.
         ordered = windows[np.argsort(-np.abs(windows).reshape(len(windows), -1).max(axis=1), kind="stable")]
-        for start in range(0, len(windows), _BATCH):
-            calibrator.collect_data(_Block(ordered[start : start + _BATCH]))
+        try:
+            for start in range(0, len(windows), _BATCH):
+                calibrator.collect_data(_Block(ordered[start : start + _BATCH]))
+        except ValueError as error:
+            raise CompressionError(f"the values of an activation cannot be counted: {error}") from error
         if method != "minmax":
             histograms = calibrator.collector.histogram_dict
             for name in histograms.keys() - set(names):
@@ -79,7 +85,10 @@ def calibrate(predict: bytes, parameters: NDArray[np.float32], windows: NDArray[
     exact = load(predict, "onnx")(parameters=parameters, x=unseen)
 
     def error(method: Method) -> float:
-        ranges = measure(predict, parameters, windows[~held], method)
+        try:
+            ranges = measure(predict, parameters, windows[~held], method)
+        except CompressionError:
+            return math.inf
         return difference(exact, load(quantise(predict, parameters, ranges), "onnx")(x=unseen))
 
     return measure(predict, parameters, windows, min(METHODS, key=error))

@@ -110,7 +110,7 @@ def build(
     windows = torch.from_numpy(project.calibration)
     classes = len(about.labels) if about.task == "classify" else 0
     cases = batches(windows, classes, about.seed, 7 if functions.statistics else 1)
-    files = _programs(functions, cases, verifier)
+    files = _programs(functions, cases, verifier, about.training.learning_rate)
     flat = functions.flat().numpy()
     ranges = calibrate(files["predict.onnx"], flat, project.calibration)
     kept = None
@@ -170,7 +170,7 @@ def _template(functions: Functions, project: Project, files: dict[str, bytes], w
 
 
 def _programs(
-    functions: Functions, cases: list[dict[str, torch.Tensor]], verifier: Verifier
+    functions: Functions, cases: list[dict[str, torch.Tensor]], verifier: Verifier, rate: float
 ) -> dict[str, bytes]:
     flat = functions.flat()
     size = functions.optimiser.state(functions.trained)
@@ -186,7 +186,7 @@ def _programs(
     evaluate = functions.evaluate if labelled else unlabelled.evaluate
     step = {
         "parameters": flat, "state": torch.zeros(size), **{name: example[name] for name in data},
-        "learning_rate": torch.tensor(0.05), "anchor": flat.clone(), "mu": torch.tensor(0.0),
+        "learning_rate": torch.tensor(rate), "anchor": flat.clone(), "mu": torch.tensor(0.0),
         **({"seed": torch.tensor(0)} if functions.chance else {}),
     }  # fmt: skip
     files = {

@@ -119,6 +119,7 @@ class Plain:
         training: bool, bidirectional: bool, batch_first: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Cho et al., 2014, in PyTorch's form."""
+        _refuse_packed(weights)
         return gru.gru(
             input, hx, weights, bias, layers, bidirectional,
             lambda seen: self.dropout(seen, dropout, training), batch_first,
@@ -129,6 +130,7 @@ class Plain:
         dropout: float, training: bool, bidirectional: bool, batch_first: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """Hochreiter and Schmidhuber, 1997, in PyTorch's form."""
+        _refuse_packed(weights)
         if hx[0].shape[2] != hx[1].shape[2]:
             raise UnsupportedError("LSTM with proj_size has no form on a device: use nn.Linear after nn.LSTM")
         return lstm.lstm(
@@ -141,6 +143,7 @@ class Plain:
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Elman, 1990."""
         input, hx, weights, bias, layers, dropout, training, bidirectional, batch_first = arguments
+        _refuse_packed(weights)
         return recurrent.rnn(
             input, hx, weights, bias, layers, bidirectional,
             lambda seen: self.dropout(seen, dropout, training), batch_first, bend,
@@ -174,6 +177,15 @@ class Plain:
             forbidden = attn_mask.dtype == torch.bool
             scores = scores + (torch.where(attn_mask, 0.0, -1e9) if forbidden else attn_mask)
         return self.dropout(torch.softmax(scores, dim=-1), dropout_p) @ value
+
+
+def _refuse_packed(weights: object) -> None:
+    """Of a packed sequence PyTorch gives something else in their place."""
+    if not isinstance(weights, list):
+        raise UnsupportedError(
+            "packed sequences have no form on a device, where all windows are of one length: use the tensor "
+            "itself"
+        )
 
 
 def chance(rows: Tensor, columns: Tensor, seed: Tensor, stream: int) -> Tensor:

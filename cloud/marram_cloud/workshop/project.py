@@ -198,6 +198,9 @@ class Project:
     def _functions(self, module: torch.nn.Module) -> Functions:
         about, path = self.about, self.folder / "model.py"
         parameters = dict(module.named_parameters())
+        for name, value in parameters.items():
+            if isinstance(value, torch.nn.UninitializedParameter):
+                raise ProjectError(f"{path}: {name} has no shape yet: give sizes in place of a Lazy layer")
         if not parameters:
             raise ProjectError(f"{path}: the module has no parameters: there is nothing to learn")
         for pattern in about.training.trainable:
@@ -252,6 +255,7 @@ class Project:
         try:
             with torch.no_grad():
                 outputs = self._outputs(functions(windows, Plain(), training=False))
+                alone = self._outputs(functions(windows[:1], Plain(), training=False))
                 first, again = (
                     self._outputs(functions(windows, one, training=True))
                     for one in (plain, Plain(plain.seed))
@@ -266,6 +270,12 @@ class Project:
                 f"{text[0] if text else type(error).__name__}{f' ({place})' if place else ''}"
             ) from error
         self._check_shapes(path, windows, outputs)
+        shapes = [tuple(one.shape) for one in alone]
+        if shapes != [(1, *one.shape[1:]) for one in outputs]:
+            raise ProjectError(
+                f"{path}: forward gives {', '.join(map(str, shapes))} for a batch of one window: keep the "
+                "batch's axis, as squeeze(2) does in place of squeeze()"
+            )
         for name, buffer in functions.module.named_buffers():
             if not torch.equal(buffer, before[name]):
                 raise ProjectError(

@@ -105,18 +105,21 @@ class Followed(TorchFunctionMode):
             after.remove()
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None,  # noqa: ANN401
-    ) -> Any:  # fmt: skip  # noqa: ANN401
+        self,
+        func: Callable[..., Any],
+        types: Any,  # noqa: ANN401
+        args: Any = (),  # noqa: ANN401
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
         name = getattr(func, "__name__", "")
         if name in _ON_THE_WAY:
             return func(*args, **(kwargs or {}))
         since, place = torch.autograd._get_sequence_nr(), self._now(sys._getframe(1))
-        self._at(place)
-        self.function = name
+        self._at(place, name)
         made = func(*args, **(kwargs or {}))
         for one in made if isinstance(made, tuple | list) else (made,):
             if isinstance(one, Tensor):
-                self._mark(one.grad_fn, since, place)
+                self._mark(one.grad_fn, since, place, name)
         return made
 
     def _ended(self) -> None:
@@ -129,17 +132,18 @@ class Followed(TorchFunctionMode):
             return _made.get(running) or _here(frame)
         return _here(frame)
 
-    def _at(self, place: Place | None) -> None:
-        self.place = place
+    def _at(self, place: Place | None, name: str) -> None:
+        self.place, self.function = place, name
         fx_traceback.current_meta["custom"] = {_KEY: place}
 
-    def _mark(self, node: Any, since: int, place: Place | None) -> None:  # noqa: ANN401
+    def _mark(self, node: Any, since: int, place: Place | None, name: str) -> None:  # noqa: ANN401
         """The gradient of what was made since has its place."""
-        waiting = [node]
+        waiting, marked = [node], set()
         while waiting:
             one = waiting.pop()
-            if one is not None and since <= one._sequence_nr() < sys.maxsize:
-                one.register_prehook(lambda _: self._at(place))
+            if one is not None and one not in marked and since <= one._sequence_nr() < sys.maxsize:
+                marked.add(one)
+                one.register_prehook(lambda _: self._at(place, name))
                 waiting += [follower for follower, _ in one.next_functions]
 
 
@@ -158,11 +162,13 @@ def commonest(traced: GraphModule) -> Place | None:
 def of_operator(traced: GraphModule, operator: str) -> Place | None:
     """Where the first such operator ("aten.sort") of a followed trace comes from.
 
-    What the exporter itself makes of a change in place is not in the trace: then it is the first such change.
+    What the exporter itself makes of a change in place, or of a diagonal, is not in the trace: then it is the
+    first such node.
     """
-    named = [node for node in traced.graph.nodes if str(node.target).startswith(f"{operator}.")]
-    changing = [node for node in traced.graph.nodes if _changes(node)] if "as_strided" in operator else []
-    return next((place for node in (*named, *changing) if (place := of_node(node)) is not None), None)
+    nodes = list(traced.graph.nodes)
+    named = [node for node in nodes if str(node.target).startswith(f"{operator}.")]
+    hidden = [node for node in nodes if _changes(node) or "diagonal" in str(node.target)]
+    return next((place for node in named or hidden if (place := of_node(node)) is not None), None)
 
 
 def _changes(node: Node) -> bool:

@@ -52,6 +52,7 @@ _BY_OPERATOR = {
     "bernoulli": _CHANCE,
     "bessel": _SMOOTH,
     "bincount": _STATISTIC,
+    "copy_to": "(a * b).sum(1) in place of the diagonal of a product",
     "cummax": "amax over the whole axis, or MaxPool",
     "cummin": "amin over the whole axis, or MaxPool of what is negated",
     "cumprod": "exp of the cumsum of logarithms",
@@ -59,6 +60,7 @@ _BY_OPERATOR = {
     "fractional_max_pool": "MaxPool",
     "grid_sampler": _INTERPOLATE,
     "histc": _STATISTIC,
+    "index_put": "slices, or index_select with the places as numbers",
     "kthvalue": _ORDER,
     "lgamma": _SMOOTH,
     "linalg": _MATRICES,
@@ -77,18 +79,24 @@ _BY_FUNCTION = {
     "cholesky": _MATRICES,
     "complex": "pairs of real numbers",
     "fft_": _SPECTRUM,
+    "hardshrink": "x * (x.abs() > 0.5)",
     "interpolate": _INTERPOLATE,
     "istft": _SPECTRUM,
+    "kron": "a product of tensors with axes of size 1, (a[:, :, None] * b[:, None]).flatten(1)",
     "linalg_": _MATRICES,
     "numpy": "functions of torch",
+    "polar": "pairs of real numbers",
     "one_hot": "a comparison: (index[..., None] == torch.arange(classes)).float()",
+    "softshrink": "torch.relu(x - 0.5) - torch.relu(-x - 0.5)",
     "stft": _SPECTRUM,
+    "take_along_dim": "Tensor.gather",
     "upsample": _INTERPOLATE,
 }
 _BY_MESSAGE = {
     "data pointer": _ELSEWHERE,
     "'numpy'": _ELSEWHERE,
     "saved tensor hooks": "use the module itself, without torch.utils.checkpoint: a program is traced whole",
+    "dynamo-optimized": "use the module itself, without torch.compile: a program is traced whole",
     "setup_context": (
         "this autograd.Function has another form than torch.func takes: use a forward without ctx, and a "
         "setup_context beside it"

@@ -49,6 +49,12 @@ class Verifier:
         worst = self.differences.get(name, 0.0)
         for case in cases:
             expected = function(**case)
+            if not all(bool(one.isfinite().all()) for one in expected):
+                raise DisagreementError(
+                    f"{name}: PyTorch itself gives NaN or infinity, after some steps or at once: lower "
+                    "training.learning_rate, clip gradients with optimiser.clip, or normalise in the module; "
+                    "no bundle is written"
+                )
             found = program(**{key: np.asarray(value.numpy()) for key, value in case.items()})
             apart = [_apart(*pair) for pair in zip(expected, map(_tensor, found.values()), strict=True)]
             if any((one > TOLERANCE).any() for one in apart):

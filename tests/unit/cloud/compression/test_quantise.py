@@ -169,6 +169,21 @@ def test_parameters_that_are_not_finite_are_refused():
         quantise(predict, parameters, measure(predict, parameters, windows))
 
 
+def test_a_mask_of_infinities_leaves_the_ways_to_measure_that_can_bear_it():
+    """As attention has it where a step must not see those after it."""
+    masked = ATTENTION.replace("float scale", "float[1] one = {1.0}, int64[2] square = {16, 16}, float scale")
+    masked = masked.replace(
+        "weights = Softmax <axis = 2> (scaled)",
+        "ones = Expand (one, square)\n lower = Trilu <upper = 0> (ones)\n mask = Log (lower)\n"
+        "allowed = Add (scaled, mask)\n weights = Softmax <axis = 2> (allowed)",
+    )
+    predict, (parameters, windows) = program(masked), drawn(masked)
+    int8 = quantise(predict, parameters, calibrate(predict, parameters, windows))
+    assert difference(exact(predict, parameters, windows), load(int8, "onnx")(x=windows)) < 0.05
+    with pytest.raises(CompressionError, match="cannot be counted"):
+        measure(predict, parameters, windows, "entropy")
+
+
 def test_windows_for_which_the_model_gives_no_number_are_named():
     predict, (parameters, windows) = program(RESIDUAL), drawn(RESIDUAL)
     windows[3] = np.inf

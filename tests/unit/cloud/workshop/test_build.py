@@ -13,7 +13,7 @@ from marram_cloud.workshop import translations
 from marram_cloud.workshop.build import build
 from marram_cloud.workshop.project import ProjectError
 from marram_cloud.workshop.translations import UnsupportedError
-from marram_cloud.workshop.verify import TOLERANCE, DisagreementError
+from marram_cloud.workshop.verify import TOLERANCE, DisagreementError, Verifier
 from torch import nn
 
 from tests.support.sampled import ONLY_ZOO
@@ -160,6 +160,15 @@ def test_a_program_that_disagrees_with_pytorch_is_named_and_no_bundle_is_written
     with pytest.raises(DisagreementError, match=r"train\.onnx: output 'new_parameters' differs .* no bundle"):
         build(folder)
     assert list(folder.glob("*.marram")) == []
+
+
+def test_a_module_whose_training_diverges_in_pytorch_itself_is_told_so():
+    source = read(SHOULDER)
+    case = {"parameters": torch.from_numpy(source.parameters()), "x": torch.zeros(2, 6, 100)}
+    with pytest.raises(DisagreementError, match="PyTorch itself gives NaN or infinity, after some steps"):
+        Verifier({}).program(
+            "train.onnx", source.members["predict.onnx"], lambda **_: (torch.full((2, 7), torch.nan),), [case]
+        )
 
 
 # ---- architectures

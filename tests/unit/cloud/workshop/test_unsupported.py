@@ -70,10 +70,16 @@ TRACED = {
         "torch.arange",
     ),
     "bilinear": ("return self.bilinear(seen.mean(2), seen.mean(2))", "self.bilinear(", "einsum"),
+    "shrink": (
+        "return self.out(nn.functional.hardshrink(seen).mean(2))", "hardshrink(seen)", "x.abs() > 0.5"
+    ),
     "half": ("return self.out(seen.half().float().mean(2))", "seen.half()", "use float32"),
     "numpy": (
         "return self.out(seen.mean(2)) + torch.from_numpy(x.detach().numpy().mean((1, 2)))[:, None]",
         "numpy()", "functions of torch",
+    ),
+    "compiled": (
+        "return torch.compile(self.out)(seen.mean(2))", "torch.compile(self.out)", "without torch.compile"
     ),
     "checkpoint": (
         "from torch.utils.checkpoint import checkpoint\n"
@@ -104,6 +110,13 @@ TRANSLATED = {
     "layer": (
         "return self.out(self.embed(x[:, 0].abs().clamp(0, 9).long()))", "nn.EmbeddingBag(10, 4)",
         "nn.Embedding",
+    ),
+    "diagonal": (
+        "return self.out((seen @ seen.transpose(1, 2)).diagonal(dim1=1, dim2=2))", ".diagonal(", ".sum(1)"
+    ),
+    "mask of places": (
+        "return self.out(seen[:, :, torch.arange(24) % 2 == 0].mean(2))", "torch.arange(24) % 2",
+        "index_select",
     ),
     "unknown": (
         "return self.out(seen.mean(2)) + torch.histc(x, 3)", "torch.histc", "use amax, mean, var"
@@ -158,6 +171,14 @@ PROJECTS = {
         "states, _ = nn.LSTM(4, 4, proj_size=2)(seen.permute(2, 0, 1))\nreturn states[0]",
         r"use nn\.Linear after nn\.LSTM \(model\.py, line \d+: states, _ = nn\.LSTM",
     ),
+    "packed": (
+        "packed = nn.utils.rnn.pack_sequence(list(seen.transpose(1, 2)))\nreturn nn.GRU(4, 3)(packed)[1][0]",
+        r"use the tensor itself \(model\.py, line \d+: return nn\.GRU",
+    ),
+    "squeeze": (
+        "return self.out(seen.mean(2, keepdim=True).squeeze())",
+        r"gives \(3,\) for a batch of one window",
+    ),
     "list": ("return [self.out(seen.mean(2))]", "forward should give one tensor, it gives a list"),
     "fails": ("return self.out(seen)", r"\(model\.py, line \d+: return self\.out\(seen\)\)"),
 }
@@ -168,6 +189,11 @@ def test_a_mistake_in_forward_is_told_before_anything_is_traced(name, tmp_path):
     body, words = PROJECTS[name]
     with pytest.raises(ProjectError, match=words):
         Project(small(tmp_path / "small", body))
+
+
+def test_a_lazy_layer_is_named(tmp_path):
+    with pytest.raises(ProjectError, match=r"1\.weight has no shape yet: give sizes"):
+        Project(project(tmp_path / "small", "nn.Sequential(nn.Flatten(), nn.LazyLinear(3))"))
 
 
 def test_a_buffer_that_forward_changes_is_named(tmp_path):
