@@ -20,7 +20,7 @@ lint: .venv/.test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/.test
+bench: .venv/.test .venv-onnxruntime-training
 	$(BIN)/python -m benchmarks
 
 simulate: .venv/.test
@@ -28,7 +28,8 @@ simulate: .venv/.test
 
 # Build, train, release and run every architecture of tests/zoo (needs torch; a quarter of an hour).
 zoo: .venv/.test
-	MARRAM_ZOO=all $(BIN)/python -m pytest -n 2 --dist loadfile tests/zoo tests/unit/cloud/workshop
+	MARRAM_ZOO=all $(BIN)/python -m pytest -n 2 --dist loadfile tests/zoo tests/unit/cloud/workshop tests/examples/test_tutorial.py
+	$(BIN)/python -m tests.zoo.table
 
 # Kill a device at every change of its disk while it installs a release.
 powercuts: .venv/.test
@@ -89,6 +90,10 @@ build/others: .venv/.test
 # An environment with tflite-runtime for its part of the tests (Python 3.11 only).
 .venv-tflite-runtime: scripts/setup-tflite-runtime
 	PYTHON=$(PYTHON) scripts/setup-tflite-runtime
+
+# An environment with onnxruntime-training for benchmarks/zoo.py (x86-64, Python up to 3.12).
+.venv-onnxruntime-training: scripts/setup-onnxruntime-training
+	PYTHON=$(PYTHON) scripts/setup-onnxruntime-training
 
 .venv/.%: pyproject.toml constraints.txt scripts/setup
 	PYTHON=$(PYTHON) scripts/setup $*

@@ -9,7 +9,7 @@ from benchmarks.report import write
 
 NAMES = (
     "pipeline", "training_step", "aggregator", "learning", "stream_rate", "footprint", "planted_load",
-    "releases", "runtimes", "litert", "zoo", "compression", "own_int8",
+    "releases", "runtimes", "litert", "zoo", "compression", "own_int8", "trees",
 )  # fmt: skip
 
 

@@ -1,4 +1,5 @@
-"""Training steps of all that is in tests/zoo: exported, in PyTorch eager and compiled, on one thread."""
+"""Training steps of all that is in tests/zoo, on one thread: exported, in PyTorch eager and compiled, and by
+onnxruntime-training."""
 
 from __future__ import annotations
 
@@ -11,9 +12,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.report import Figure, Result, at_most
 from tests.zoo.projects import ZOO, Entry
+
+if TYPE_CHECKING:
+    from tests.zoo.eager import Labels, Windows
 
 _BATCH, _RUNS, _SECONDS = 16, 7, 0.4
 _CONVOLUTIONAL, _OTHER, _MEMORY = 0.9, 1.0, 1.0
@@ -34,8 +39,9 @@ def measure() -> Result:
         "The zoo's training steps",
         "python -m benchmarks zoo",
         f"Batches of {_BATCH}. The exported step and PyTorch eager take turns in one process: medians of "
-        f"{_RUNS} runs of {_SECONDS:g} s. Compiled PyTorch runs after them. Memory is the peak of a process "
-        "of its own that does one side alone.",
+        f"{_RUNS} runs of {_SECONDS:g} s. Compiled PyTorch runs after them, and onnxruntime-training 1.19.2 "
+        "on the same loss, exported from PyTorch, in an environment of its own. Memory is the peak of a "
+        "process of its own that does one side alone.",
         figures,
     )
 
@@ -48,6 +54,7 @@ def _figures(entry: Entry, folder: Path) -> list[Figure]:
     against = (
         f"{ours / compiled:.2f} of compiled PyTorch's time" if compiled else "PyTorch does not compile it"
     )
+    other = _child(folder, "onnxruntime-training")
     return [
         at_most(f"{entry.name}: exported step / PyTorch eager", ours / eager, limit),
         at_most(f"{entry.name}: peak memory / PyTorch's", memory["exported"] / memory["eager"], _MEMORY),
@@ -56,27 +63,33 @@ def _figures(entry: Entry, folder: Path) -> list[Figure]:
             f"{ours:.2f} ms, {eager:.2f} ms ({against}); {memory['exported'] / 2**20:.0f} MiB, "
             f"{memory['eager'] / 2**20:.0f} MiB",
         ),
+        Figure(
+            f"{entry.name}: exported step / onnxruntime-training",
+            f"{ours / float(other['step']):.2f}" if "step" in other else str(other["why"]),
+        ),
     ]
 
 
-def _child(folder: Path, what: str) -> dict[str, float]:
+def _child(folder: Path, what: str) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.zoo", str(folder), what],
         capture_output=True,
         text=True,
         check=True,
     )
-    answer: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer
 
 
-def _main(folder: Path, what: str) -> dict[str, float]:
-    """In a child: the times of all sides, or the peak memory of one."""
+def _main(folder: Path, what: str) -> dict[str, Any]:
+    """In a child: the times of all sides, the peak memory of one, or what onnxruntime-training does."""
     import numpy as np
     from marram.bundle.file import read
 
     entry = next(one for one in ZOO if one.name == folder.name)
     x, y = entry.windows(_BATCH, seed=1)
+    if what == "onnxruntime-training":
+        return _other(folder, x, y)
     steps: dict[str, Callable[[], float]] = {}
     if what in ("times", "exported"):
         from tests.zoo.exported import Exported
@@ -108,6 +121,21 @@ def _main(folder: Path, what: str) -> dict[str, float]:
         return {**times, "compiled": 0.0}
     runs = [_milliseconds(lambda: compiled.step(x, y)) for _ in range(_RUNS)]
     return {**times, "compiled": float(np.median(runs))}
+
+
+def _other(folder: Path, x: Windows, y: Labels) -> dict[str, Any]:
+    from marram_cloud.workshop.optimisers import AdamW
+    from marram_cloud.workshop.project import Project
+
+    from benchmarks.onnxruntime_training import step
+    from tests.zoo.eager import Eager
+
+    project = Project(folder)
+    training = project.about.training
+    adamw = isinstance(training.optimiser, AdamW)
+    with tempfile.TemporaryDirectory() as name:
+        found = step(Eager(project), adamw, training.learning_rate, x, y, Path(name) / "step")
+    return {"step": found} if isinstance(found, float) else {"why": found}
 
 
 def _milliseconds(step: Callable[[], float]) -> float:

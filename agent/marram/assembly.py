@@ -162,7 +162,7 @@ def fallback(config: Agent, installation: Installation) -> Model | None:
 
 def own_parameters(config: Agent, bundle: Bundle) -> OwnModels | None:
     """What this device learnt by itself, ready to run; None before it did."""
-    int8 = config.learning is None or config.learning.int8.use == "auto"
+    int8 = config.learning is None or config.learning.int8.use != "never"
     return Own(config.device.state / "own", bundle).models(program_options(config), int8)
 
 
@@ -356,7 +356,7 @@ def _rounds(
     config: Agent, identity: Identity, author: Author, bundle: Bundle, link: MqttLink, parts: Parts
 ) -> Rounds | None:
     """Taking part in rounds: only with a store to learn from, and a bundle that can be trained."""
-    if parts.workshop is None or "train" not in bundle.manifest.programs:
+    if parts.workshop is None or not bundle.manifest.trainable:
         return None
     subject, manifest = identity.subject, bundle.manifest
     database = open_database(config.device.state / "journal.db", journals.SCHEMA)

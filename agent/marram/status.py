@@ -248,6 +248,8 @@ def _int8(outcome: dict[str, Any] | None) -> list[str]:
         parts.append(f"accuracy {outcome['int8']:.3f}, float32 {outcome['fp32']:.3f}")
     if outcome["score"] is not None:
         parts.append(f"scores are off by {outcome['score']:.1%}")
+    if outcome["int8_us"] is not None:
+        parts.append(f"{outcome['int8_us']:.0f} us for a window, float32 {outcome['fp32_us']:.0f}")
     return ["; ".join(parts)]
 
 

@@ -91,7 +91,7 @@ class Runner:
         identity = load_identity(config.broker.identity, role="aggregator")
         bundle = read(config.bundle)
         manifest = bundle.manifest
-        if "train" not in manifest.programs:
+        if not manifest.trainable:
             raise MarramError(f"{config.bundle}: has no 'train' program, so there is nothing to learn")
         self._topics = Topics(identity.subject.fleet, identity.subject.region)
         self._key = certificates.public_key(identity.certificate)

@@ -240,8 +240,7 @@ def _parser() -> argparse.ArgumentParser:
     for added in (enrolled, revoked):
         added.add_argument("-c", "--config", type=Path, help="the aggregator's YAML: tell its ledger at once")
     command("schema", _schema, "Print the configuration's JSON Schema, for editors.")
-    released = commands.add_parser("release", help="Releases: build, sign, publish, promote.")
-    releases.add_commands(released)
+    releases.add_commands(commands.add_parser("release", help="Releases: build, sign, publish, promote."))
     workshops.add_commands(commands.add_parser("workshop", help="The model workshop."))
     return parser
 

@@ -16,7 +16,7 @@ from marram_cloud.ledger import ledger as ledgers
 from marram_cloud.ledger.ledger import Ledger
 from marram_cloud.rounds.coordinator import Rules
 from marram_cloud.rounds.service import Model, Service
-from marram_cloud.rounds.settings import RoundSettings
+from marram_cloud.rounds.settings import AnyStrategy, RoundSettings
 from marram_cloud.strategies.fedavg import FedAvg
 
 from tests.simulation.disk import Disk, new_disk
@@ -39,6 +39,8 @@ class Region:
     disk: Disk = field(default_factory=lambda: new_disk(ledgers.SCHEMA))
     now: float = NOW
     counter: int = 0
+    model: Model = field(default_factory=lambda: Model("model", FAMILY, INITIAL, CALIBRATE))
+    strategy: AnyStrategy = field(default_factory=FedAvg)
     sent: list[tuple[str, bytes]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -58,10 +60,10 @@ class Region:
             author=author("aggregator", "aggregator"),
             authority=fleet().certificate,
             topics=TOPICS,
-            model=Model("model", FAMILY, INITIAL, CALIBRATE),
+            model=self.model,
             settings=RoundSettings(
                 rules=self.rules, steps=Steps(1, 16, 0.05), chain=self.chain, update_chain="float32",
-                strategy=FedAvg(), snapshot_every=3, limit=self.limit, max_norm=100.0, max_windows=1000,
+                strategy=self.strategy, snapshot_every=3, limit=self.limit, max_norm=100.0, max_windows=1000,
                 ranges_limit=self.ranges_limit,
             ),
             engine=LocalEngine(),

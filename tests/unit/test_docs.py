@@ -20,7 +20,7 @@ from marram.config.schema import Agent
 from marram.config.values import Place
 from marram.registry import Registry
 from marram.sensors.sensor import SensorConfig, SensorContext
-from marram.wire import messages, reasons
+from marram.wire import messages, reasons, trees
 from marram.wire.codec import Chain
 from marram.wire.rollout import Plan, Rollout
 from marram.wire.topics import Topics
@@ -114,7 +114,7 @@ MESSAGES = (
     messages.Offer, messages.RangesAsked, messages.Steps, messages.Artefact, messages.Parameters,
     messages.Delta, messages.Metrics,
     messages.Decline, messages.Receipt, messages.Refusal, messages.Report,
-    messages.Fetch, messages.Block,
+    messages.Fetch, messages.Block, trees.TreesMessage, trees.TreeMessage,
 )  # fmt: skip
 
 
@@ -126,7 +126,10 @@ def test_the_page_has_every_field_of_a_message_in_its_order(kind):
 
 def test_the_page_describes_every_message():
     kinds = {
-        one for one in vars(messages).values() if isinstance(one, type) and issubclass(one, msgspec.Struct)
+        one
+        for module in (messages, trees)
+        for one in vars(module).values()
+        if isinstance(one, type) and issubclass(one, msgspec.Struct)
     }
     assert kinds == set(MESSAGES)
 

@@ -16,7 +16,10 @@ Windows, Labels = NDArray[np.float32], NDArray[np.int64]
 
 
 class Eager:
-    """PyTorch's own modules, losses, gradients and optimiser. compiled: by ``torch.compile``."""
+    """PyTorch's own modules, losses, gradients and optimiser, behind the project's backbone.
+
+    compiled: by ``torch.compile``. module: as it is trained.
+    """
 
     def __init__(self, project: Project, compiled: bool = False) -> None:
         about, functions = project.about, project.functions
@@ -39,24 +42,25 @@ class Eager:
             self._optimiser = torch.optim.SGD(
                 self._moved, rate, chosen.momentum, weight_decay=chosen.weight_decay
             )
-        self._module = torch.compile(module) if compiled else module
+        self._seen = project.backbone.features if project.backbone is not None else lambda windows: windows
+        self.module = torch.compile(module) if compiled else module
 
     def step(self, x: Windows, y: Labels) -> float:
         """The loss before it."""
         self._optimiser.zero_grad()
-        loss = self._loss(torch.from_numpy(x), torch.from_numpy(y))
+        loss = self.loss(torch.from_numpy(self._seen(x)), torch.from_numpy(y))
         loss.backward()
         if self._clip:
             nn.utils.clip_grad_norm_(self._moved, self._clip)
         self._optimiser.step()
         return loss.item()
 
-    def _loss(self, x: Tensor, y: Tensor) -> Tensor:
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """The losses that the zoo has."""
         if self._task == "classify":
-            return functional.cross_entropy(self._module(x), y)
+            return functional.cross_entropy(self.module(x), y)
         if self._task == "forecast":
             past, target = x[:, :, : -self._horizon], x[:, :, -self._horizon :]
-            return functional.huber_loss(self._module(past), target)
-        target, made = self._module(x)
+            return functional.huber_loss(self.module(past), target)
+        target, made = self.module(x)
         return functional.mse_loss(made, target)

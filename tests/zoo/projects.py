@@ -24,7 +24,8 @@ Windows = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Entry:
-    """One project. model: the expression that makes the module; modules: what it needs of ``MODELS``.
+    """One project. model, backbone: the expressions that make the modules; modules: what they need of
+    ``MODELS``.
 
     shape: (channels, length). kind: of its windows, "signals" or "pictures". convolutional: its step should
     take at most 0.9 of PyTorch's time, of others as long.
@@ -41,6 +42,7 @@ class Entry:
     convolutional: bool = False
     training: dict[str, Any] = field(default_factory=dict)
     loss: dict[str, Any] = field(default_factory=dict)
+    backbone: str = ""
 
     def write(self, folder: Path, dropout: bool = True) -> Path:
         """The project's folder. dropout: whether what the module has of it is left in."""
@@ -49,6 +51,7 @@ class Entry:
         (folder / "model.py").write_text(
             f"import torch\nfrom torch import nn\n{imports}\n\ndef model():\n    made = {self.model}\n"
             f"{'' if dropout else _QUIET}    return made\n"
+            + (f"\n\ndef backbone():\n    return {self.backbone}\n" if self.backbone else "")
         )
         channels, length = self.shape
         about: dict[str, Any] = {
@@ -157,6 +160,16 @@ ZOO = (
         training={"optimiser": {"type": "adamw", "clip": 1.0}, "learning_rate": 0.005},
     ),
     Entry(
+        "recurrent-lstm",
+        "forecast",
+        (3, 60),
+        ("recurrent",),
+        "Forecaster(3, 10, unit=nn.LSTM)",
+        horizon=10,
+        loss={"type": "huber"},
+        training={"optimiser": {"type": "adamw", "clip": 1.0}, "learning_rate": 0.005},
+    ),
+    Entry(
         "transformer",
         "classify",
         (6, 100),
@@ -193,5 +206,16 @@ ZOO = (
         7,
         training={"trainable": ["*.bias", "*.norm.*"]},
         convolutional=True,
+    ),
+    Entry(
+        "backbone",
+        "classify",
+        (3, 32 * 32),
+        ("image_classification",),
+        "nn.Sequential(nn.LayerNorm(64), nn.Linear(64, 10))",
+        10,
+        kind="pictures",
+        backbone="nn.Sequential(*list(ImageClassification().children())[:-1], nn.AdaptiveAvgPool2d(1), "
+        "nn.Flatten())",
     ),
 )

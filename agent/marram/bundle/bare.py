@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from marram.bundle.description import Description
 from marram.bundle.file import Bundle, read, read_content
+from marram.bundle.layout import lay_out, sizes, take_back
 from marram.bundle.manifest import Channel, Manifest, ProgramFile, Role
 from marram.errors import BundleError, ProgramError
 from marram.programs.program import Array, Program, ProgramOptions, Tensor, load
@@ -122,7 +123,7 @@ class _Adapted:
         if self._block is not None and count < step:
             x = np.concatenate([x, np.zeros((step - count, *x.shape[1:]), np.float32)])
         given = {
-            tensor.name: self._laid_out(part).astype(tensor.dtype, copy=False)
+            tensor.name: lay_out(part, self._about.layout, self._about.width).astype(tensor.dtype, copy=False)
             for tensor, part in zip(self._fed, self._parts(x), strict=True)
         }
         outputs = self._program(**given, **self._always, **self._state)
@@ -134,7 +135,7 @@ class _Adapted:
         (shape,) = (one.shape for one in given.values())
         if value.shape != shape:
             raise self._misfit(value.shape, f"the input's own, {shape}")
-        return self._taken_back(value)[:count]
+        return take_back(value, self._about.layout, self._about.width)[:count]
 
     def _parts(self, x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """The channels of each input, in the order of ``_fed``."""
@@ -142,27 +143,6 @@ class _Adapted:
             return [x]
         places = {channel.name: place for place, channel in enumerate(self._about.channels)}
         return [x[:, [places[name] for name in self._about.inputs[one.name]]] for one in self._fed]
-
-    def _laid_out(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """A block (n, channels, length) in the model's layout."""
-        axes = [axis for axis in self._about.layout if axis != "one"]
-        if self._about.width is not None:
-            x = x.reshape(*x.shape[:2], -1, self._about.width)
-        if "channels" not in axes:
-            x = x[:, 0]
-        order = [axis for axis in self._about.window if axis in axes]
-        moved = x.transpose([order.index(axis) for axis in axes])
-        ones = tuple(place for place, axis in enumerate(self._about.layout) if axis == "one")
-        return np.ascontiguousarray(np.expand_dims(moved, ones))
-
-    def _taken_back(self, value: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The other way."""
-        ones = tuple(place for place, axis in enumerate(self._about.layout) if axis == "one")
-        axes = [axis for axis in self._about.layout if axis != "one"]
-        order = [axis for axis in self._about.window if axis in axes]
-        moved = np.squeeze(value, ones).transpose([axes.index(axis) for axis in order])
-        whole = moved if "channels" in axes else moved[:, None]
-        return whole.reshape(*whole.shape[:2], -1)
 
     def _scores(self, value: NDArray[np.float32]) -> dict[str, Array]:
         if not self._about.logits:
@@ -212,12 +192,7 @@ class _Adapted:
                 f"{self._source}: input {tensor.name!r} is {tensor.dtype}, expected one of "
                 f"{', '.join(_FLOATS)}"
             )
-        width = about.width or 1
-        sizes = {
-            "channels": channels, "length": about.length, "one": 1, "height": about.length // width,
-            "width": width,
-        }  # fmt: skip
-        expected = tuple(sizes.get(axis, axis) for axis in about.layout)
+        expected = sizes(about.layout, about.width, channels, about.length)
         fits = len(tensor.shape) == len(expected) and all(
             not isinstance(size, int) or not isinstance(want, int) or size == want
             for size, want in zip(tensor.shape, expected, strict=True)

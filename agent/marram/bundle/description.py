@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-Axis = Literal["batch", "channels", "length", "height", "width", "one"]
-WINDOW: tuple[Axis, ...] = ("batch", "channels", "length")
+from marram.bundle.layout import WINDOW, Axis, problem
+
 Positive = Annotated[int, msgspec.Meta(gt=0, le=1_000_000)]
 
 
@@ -64,11 +64,6 @@ class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     output: str | None = None
     logits: bool = False
 
-    @property
-    def window(self) -> tuple[Axis, ...]:
-        """The axes of a block of windows: an image's length is its height and its width."""
-        return WINDOW if self.width is None else ("batch", "channels", "height", "width")
-
     def problems(self) -> Iterable[tuple[tuple[str | int, ...], str]]:
         """Cross-field mistakes."""
         names = [channel.name for channel in self.channels]
@@ -77,13 +72,8 @@ class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         if self.task == "classify" and (len(self.labels) < 2 or len(set(self.labels)) < len(self.labels)):
             yield ("labels",), "expected at least two labels, each once, for the task classify"
         yield from self._misled(names)
-        axes = [axis for axis in self.layout if axis != "one"]
-        needed = set(self.window) - ({"channels"} if len(names) == 1 else set())
-        if len(set(axes)) < len(axes) or not needed <= set(axes):
-            yield (
-                ("layout",),
-                f"expected each of {', '.join(sorted(needed))} once, found {', '.join(self.layout)}",
-            )
+        if wrong := problem(self.layout, self.width, len(names)):
+            yield ("layout",), wrong
 
     def _misled(self, names: list[str]) -> Iterable[tuple[tuple[str | int, ...], str]]:
         if self.width is not None and self.length % self.width:

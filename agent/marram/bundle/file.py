@@ -22,6 +22,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from marram.bundle import manifest as manifests
+from marram.bundle.backbone import Chained, Features
 from marram.bundle.manifest import Manifest, ProgramFile, Role
 from marram.errors import BundleError, ProgramError
 from marram.programs.program import Array, Program, ProgramOptions, load
@@ -52,10 +53,36 @@ class Bundle:
         options: ProgramOptions | None = None,
         initialisers: Mapping[str, Array] | None = None,
     ) -> Program:
-        """Load one program and check its tensors against the manifest. initialisers: in place of its own.
+        """Load one program that takes windows. initialisers: in place of its own.
 
         Raises BundleError when the bundle has no such program or the file says otherwise than the
         manifest, ProgramError when the runtime cannot load it.
+        """
+        program = self.head(role, options, initialisers)
+        if role == "backbone" or self.manifest.backbone is None:
+            return program
+        features = Features(self.head("backbone", options), self.manifest.backbone)
+        return Chained(features, len(self.manifest.channels), self.manifest.length, program)
+
+    def features(
+        self, windows: NDArray[np.float32], options: ProgramOptions | None = None
+    ) -> NDArray[np.float32]:
+        """What the programs alone take for windows (n, channels, length): they themselves, or the backbone's
+        features float32 (n, ...) of them. Raises BundleError or ProgramError."""
+        layout = self.manifest.backbone
+        if layout is None:
+            return windows
+        return Features(self.head("backbone", options), layout)(windows)
+
+    def head(
+        self,
+        role: Role,
+        options: ProgramOptions | None = None,
+        initialisers: Mapping[str, Array] | None = None,
+    ) -> Program:
+        """One program alone, its tensors checked against the manifest: behind a backbone it takes features.
+
+        Raises as ``program`` does.
         """
         entry = self.manifest.programs.get(role)
         if entry is None:

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from marram.bundle.int8 import Int8Layout
+from marram.bundle.layout import WINDOW, Axis, problem, sizes
 from marram.errors import BundleError
 from marram.programs.program import Tensor
 
@@ -22,7 +23,9 @@ _MOST_PARAMETERS = 1 << 26
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$(?!\n)")]
 Task = Literal["classify", "reconstruct", "forecast", "regress"]
-Role = Literal["infer", "infer_tflite", "train", "evaluate", "predict", "calibrate"]
+Role = Literal[
+    "infer", "infer_tflite", "train", "evaluate", "predict", "calibrate", "backbone", "features"
+]  # fmt: skip
 InferRole = Literal["infer", "infer_tflite"]
 
 
@@ -65,6 +68,13 @@ class ModelCard(msgspec.Struct, frozen=True):
     metrics: dict[str, float] = {}
 
 
+class BackboneLayout(msgspec.Struct, frozen=True):
+    """The axes of the backbone's input. width: of an image whose rows a window holds one after the other."""
+
+    axes: tuple[Axis, ...] = WINDOW
+    width: Annotated[int, msgspec.Meta(gt=0, le=_LONGEST)] | None = None
+
+
 class Manifest(msgspec.Struct, frozen=True):
     """A bundle's manifest. ``parameters`` gives the order of the flat vector; shapes are fixed sizes.
 
@@ -72,6 +82,9 @@ class Manifest(msgspec.Struct, frozen=True):
     labels: the classes, in the order of the scores. horizon: samples that a forecast is of; such a model
     foretells the end of each window from its beginning, and what comes after it. threshold: a reconstruct or
     forecast model's limit of normal, None where each device finds its own.
+
+    backbone: for a bundle with a program of that role, which makes features of windows and never changes. The
+    ``x`` of all other programs are these features then.
 
     int8: where in ``infer.onnx`` the arrays stand that depend on parameters, for a bundle with
     ``calibrate.onnx``. members: sha256 (hex) of every other file in the bundle.
@@ -91,6 +104,7 @@ class Manifest(msgspec.Struct, frozen=True):
     horizon: int = 0
     threshold: float | None = None
     training: Training = Training()
+    backbone: BackboneLayout | None = None
     int8: Int8Layout | None = None
     card: ModelCard = ModelCard()
     schema: int = SCHEMA
@@ -105,16 +119,28 @@ class Manifest(msgspec.Struct, frozen=True):
         return tuple(channel.name for channel in self.channels)
 
     @property
+    def trainable(self) -> bool:
+        """Whether a device can train it: by its training program, or by growing trees on its features."""
+        return "train" in self.programs or self.forest
+
+    @property
+    def forest(self) -> bool:
+        """Whether its parameters are a forest (``marram.bundle.forest``)."""
+        return "features" in self.programs
+
+    @property
     def family(self) -> str:
         """The sha256 of what must be equal for deltas of two bundles to be added up.
 
-        That is: name, window, channels, labels, parameter layout and the training program. Versions,
-        int8 programs and parameter values may differ.
+        That is: name, window, channels, labels, parameter layout, the training program (or a forest's
+        features), and the backbone where there is one. Versions, int8 programs and parameter values may
+        differ.
         """
         import hashlib
 
-        train = self.programs.get("train")
-        parts = (
+        train = self.programs.get("train") or self.programs.get("features")
+        backbone = self.programs.get("backbone")
+        parts: tuple[object, ...] = (
             self.name,
             self.task,
             self.channel_names,
@@ -124,6 +150,8 @@ class Manifest(msgspec.Struct, frozen=True):
             self.parameters,
             self.members[train.file] if train else "",
         )
+        if backbone is not None:
+            parts = (*parts, self.members[backbone.file], self.backbone)
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
 
@@ -145,8 +173,8 @@ def parse(text: bytes) -> Manifest:
         manifest = msgspec.json.decode(text, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"manifest.json is not valid: {error}") from error
-    for problem in _problems(manifest):
-        raise BundleError(f"manifest.json is not valid: {problem}")
+    for wrong in _problems(manifest):
+        raise BundleError(f"manifest.json is not valid: {wrong}")
     return manifest
 
 
@@ -166,19 +194,43 @@ def _problems(manifest: Manifest) -> Iterator[str]:
         yield f"it lists {manifest.parameter_count} parameters; a device takes at most {_MOST_PARAMETERS}"
     if ("calibrate" in manifest.programs) != (manifest.int8 is not None):
         yield "a bundle has a `calibrate` program and the section `int8`, or neither"
-    window = (len(channels), manifest.length)
+    if ("backbone" in manifest.programs) != (manifest.backbone is not None):
+        yield "a bundle has a `backbone` program and the section `backbone`, or neither"
+    wanted: tuple[int | str, ...] = ("batch", len(channels), manifest.length)
+    named = f"a window has {len(channels)} channels and {manifest.length} samples"
+    if "backbone" in manifest.programs and manifest.backbone is not None:
+        yield from _backbone_problems(manifest, manifest.programs["backbone"], manifest.backbone)
+        wanted = manifest.programs["backbone"].outputs[0].shape
+        named = f"the backbone gives features of shape {wanted}"
     for role, entry in manifest.programs.items():
         for tensor in entry.inputs:
-            if tensor.name == "x" and not _takes(tensor.shape, window):
-                yield (
-                    f"program {role!r} takes x of shape {tensor.shape}, but a window has "
-                    f"{window[0]} channels and {window[1]} samples"
-                )
+            if role != "backbone" and tensor.name == "x" and not _takes(tensor.shape, wanted):
+                yield f"program {role!r} takes x of shape {tensor.shape}, but {named}"
 
 
-def _takes(shape: tuple[int | str, ...], window: tuple[int, int]) -> bool:
-    sizes = zip(shape[1:], window, strict=False)
-    return len(shape) == 3 and all(isinstance(size, str) or size == want for size, want in sizes)
+def _backbone_problems(manifest: Manifest, entry: ProgramFile, layout: BackboneLayout) -> Iterator[str]:
+    if manifest.task != "classify":
+        yield f"a {manifest.task} model has no backbone: only a classify model may"
+    if "infer_tflite" in manifest.programs:
+        yield "a bundle with a `backbone` program has no `infer_tflite`"
+    if wrong := problem(layout.axes, layout.width, len(manifest.channels)):
+        yield f"backbone.axes: {wrong}"
+    elif layout.width is not None and manifest.length % layout.width:
+        yield f"backbone.width: expected a divisor of length, {manifest.length}, found {layout.width}"
+    tensors = (*entry.inputs, *entry.outputs)
+    if len(entry.inputs) != 1 or len(entry.outputs) != 1 or any(one.dtype != "float32" for one in tensors):
+        yield "program 'backbone' should have one float32 input and one float32 output"
+    taken = sizes(layout.axes, layout.width, len(manifest.channels), manifest.length)
+    if not _takes(entry.inputs[0].shape, taken):
+        yield f"program 'backbone' takes {entry.inputs[0].shape}, but windows are laid out as {taken}"
+
+
+def _takes(shape: tuple[int | str, ...], wanted: tuple[int | str, ...]) -> bool:
+    """Whether a tensor of this shape takes such a block: sizes are equal where both are known."""
+    return len(shape) == len(wanted) and all(
+        isinstance(size, str) or isinstance(want, str) or size == want
+        for size, want in zip(shape, wanted, strict=True)
+    )
 
 
 class _SchemaOnly(msgspec.Struct):

@@ -278,13 +278,13 @@ class Schedule(_Section, frozen=True, kw_only=True):
 class Int8(_Section, frozen=True, kw_only=True):
     """The parameters that this device trained itself, in int8.
 
-    use: run them in int8 where that is as good as float32, or never.
+    use: run them in int8 where that is as good as float32 and no slower, where it is as good, or never.
     agreement: least share of held-out windows of which int8 must say the same as float32.
     accuracy: most that the accuracy on held-out windows may fall, 0 to 1.
     score: most that the scores of a reconstruct model may be off, as a share of their mean.
     """
 
-    use: Literal["auto", "never"] = "auto"
+    use: Literal["auto", "always", "never"] = "auto"
     agreement: Share = 0.95
     accuracy: Share = 0.02
     score: Annotated[float, msgspec.Meta(ge=0)] = 0.25

@@ -12,7 +12,8 @@ from marram.device.hours import within
 class Conditions:
     """What was measured. cpu: load by others, percent. free_memory: bytes. paused: why the watch lets nothing
     train, "" when it does. battery: percent, None on mains. minute: of the local day, 0 to 1439. trainable:
-    windows that training could use. new: windows since the last training.
+    windows that training could use; seen: those of them that are not held out. new: windows since the last
+    training. busy: another training runs.
     """
 
     cpu: float
@@ -21,14 +22,18 @@ class Conditions:
     battery: float | None
     minute: int
     trainable: int
+    seen: int
     new: int
+    busy: bool = False
 
 
 def decide(settings: Governor, conditions: Conditions, minimum: int) -> tuple[bool, str]:
     """(allowed, reason why not). minimum: windows that the round or schedule asks for."""
     for refused, reason in (
         (bool(conditions.paused), conditions.paused),
+        (conditions.busy, "another training runs"),
         (conditions.trainable < minimum, f"{conditions.trainable} windows to train on, {minimum} are needed"),
+        (conditions.seen < 1, f"all {conditions.trainable} windows so far are held out to evaluate on"),
         (
             conditions.new < settings.min_new_samples,
             f"{conditions.new} new windows since the last training, {settings.min_new_samples} are needed",

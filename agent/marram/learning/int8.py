@@ -5,9 +5,12 @@ Ranges are measured on the windows that were trained on, and int8 is judged on t
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -26,6 +29,9 @@ Pair = tuple[dict[str, Array], dict[str, Array]]
 _BATCH = 64
 # An anomaly is what lies clearly beyond the worst that normal held-out windows gave.
 _QUANTILE, _MARGIN = 0.99, 2.0
+# Times of the same program differ by some parts in a hundred.
+_TURNS, _NOISE = 51, 1.05
+_LONGEST = 2e6  # us, for a large model
 
 
 @dataclass(frozen=True)
@@ -56,14 +62,15 @@ def extremes(calibrate: Program, parameters: Floats, parts: Iterator[Floats]) ->
 
 
 def in_int8(bundle: Bundle, parameters: Floats, windows: Floats, options: ProgramOptions) -> dict[str, Array]:
-    """The arrays that ``infer.onnx`` is to be loaded with. windows: (n, channels, length), n above 0.
+    """The arrays that ``infer.onnx`` is to be loaded with. windows: (n, channels, length), or a backbone's
+    features of them; n above 0.
 
     Raises BundleError or ProgramError where there is no int8 form of these parameters.
     """
     layout = bundle.manifest.int8
     if layout is None:
         raise BundleError("the bundle has no calibrate program")
-    seen = extremes(bundle.program("calibrate", options), parameters, blocks(windows))
+    seen = extremes(bundle.head("calibrate", options), parameters, blocks(windows))
     return int8_arrays(layout, seen.tensors, seen.minimum.min(axis=0), seen.maximum.max(axis=0))
 
 
@@ -162,3 +169,29 @@ class Judge:
             f"int8 says the same as float32 of {alike.mean():.1%} of {len(alike)} windows, "
             f"{self.limits.agreement:.1%} is asked for"
         )
+
+
+# ---- is it as fast
+
+
+def one_window(exact: Run, coarse: Run, window: Floats) -> tuple[float, float]:
+    """Medians of what float32 and int8 take for it, in turns, in microseconds. window: (1, channels, length).
+
+    One, because a device hands windows to its model as they come.
+    """
+    taken: tuple[list[float], list[float]] = ([], [])
+    while len(taken[0]) < _TURNS and sum(map(sum, taken)) < _LONGEST:
+        for run, times in zip((exact, coarse), taken, strict=True):
+            began = time.perf_counter()
+            run(window)
+            times.append((time.perf_counter() - began) * 1e6)
+    return statistics.median(taken[0]), statistics.median(taken[1])
+
+
+def no_slower(outcome: Int8Outcome, fp32: float, int8: float) -> Int8Outcome:
+    """What is as good may run only if it takes no longer. fp32, int8: microseconds."""
+    timed = msgspec.structs.replace(outcome, fp32_us=round(fp32, 1), int8_us=round(int8, 1))
+    if int8 <= fp32 * _NOISE:
+        return timed
+    reason = f"int8 takes {int8:.0f} us for a window, float32 {fp32:.0f} us"
+    return msgspec.structs.replace(timed, used=False, reason=reason)

@@ -15,6 +15,7 @@ from marram.learning.participant import Applied, Apply, Begin, CommitDelta, Held
 from marram.storage import transaction
 from marram.wire.codec.chain import Chain
 from marram.wire.parameters import Vector, advance, parameters_digest
+from marram.wire.trees import most_trees
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -119,8 +120,8 @@ class Journal:
         if row is None:
             return
         with transaction(self.database):
-            chain = Chain.parse(row[0])
-            if give_back and chain.feedback:
+            # Trees are grown anew, on the windows that they were grown on: nothing of them is owed.
+            if give_back and not most_trees(row[0]) and (chain := Chain.parse(row[0])).feedback:
                 lost = chain.decode(bytes(row[2]), self.initial.shape[0], int(row[1]))
                 owed = self.residual()
                 self._store("residual", lost if owed is None else owed + lost)

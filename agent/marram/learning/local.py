@@ -94,7 +94,7 @@ class LocalLearning:
         try:
             self.workshop.start(
                 parameters, self.schedule.epochs, training.batch, rate, 0.0, int(now), finished,
-                int8=self.workshop.config.int8.use == "auto",
+                int8=self._int8_allowed(),
             )  # fmt: skip
         except (StorageError, TrainingError) as error:
             self._failed(f"training could not begin: {error}", now)
@@ -115,16 +115,19 @@ class LocalLearning:
         self._remember()
         self._checked = 0
         if self.int8 is not None and not self.int8.used:
-            log.warning("what was learnt runs in float32: %s", self.int8.reason)
+            log.info("what was learnt runs in float32: %s", self.int8.reason)
         self._run()
         self.wake(now)
 
     def _run(self) -> None:
-        models = self.own.models(self.options, self.workshop.config.int8.use == "auto")
+        models = self.own.models(self.options, self._int8_allowed())
         if models is not None:
             self.swap(models.model, models.fallback)
 
     # ---- int8 afterwards
+
+    def _int8_allowed(self) -> bool:
+        return self.workshop.config.int8.use != "never"
 
     def _watch_int8(self, about: OwnFile, judged: Int8Outcome) -> None:
         trouble = self.trouble()
@@ -133,7 +136,7 @@ class LocalLearning:
             return
         counts = self.workshop.store.counts()
         new = counts.new_labelled if self.own.bundle.manifest.task == "classify" else counts.new
-        if new - self._checked < _ENOUGH or self.workshop.paused or self.workshop.child.pid is not None:
+        if new - self._checked < _ENOUGH or self.workshop.paused or self.workshop.busy:
             return
         self._checked = new
 

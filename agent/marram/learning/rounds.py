@@ -13,10 +13,11 @@ from marram.learning.journal import Journal
 from marram.learning.participant import Participant
 from marram.learning.shell import Link, Outcome, Shell
 from marram.learning.trainer import Measured
-from marram.learning.work import Learnt, Workshop
+from marram.learning.work import Learnt, Running, Workshop
 from marram.loop import Loop
 from marram.wire.messages import Metrics, Offer, RangesAsked
 from marram.wire.ranges import encode
+from marram.wire.trees import most_trees
 
 
 @dataclass
@@ -29,6 +30,7 @@ class Rounds:
     workshop: Workshop
     loop: Loop
     deltas: int = 0
+    _running: Running | None = field(default=None)
     _shell: Shell = field(init=False)
 
     def __post_init__(self) -> None:
@@ -64,16 +66,17 @@ class Rounds:
             self.loop.post(lambda now: self._finished(offer, outcome, now))
 
         try:
-            self.workshop.start(
+            self._running = self.workshop.start(
                 base, steps.epochs, steps.batch, steps.learning_rate, steps.mu, offer.seed, finished,
-                ranges=self._measures(offer.ranges),
+                ranges=self._measures(offer.ranges), trees=self._trees(offer),
             )  # fmt: skip
         except TrainingError as error:
             finished(error)
 
     def stop(self) -> None:
         """The shell's trainer: end."""
-        self.workshop.stop()
+        if self._running is not None:
+            self.workshop.stop(self._running)
 
     def _measures(self, asked: RangesAsked | None) -> bool:
         """Whether this device's bundle holds the very program that is to measure ranges."""
@@ -85,6 +88,15 @@ class Rounds:
             and manifest.members[program.file] == asked.program.hex()
         )
 
+    def _trees(self, offer: Offer) -> int:
+        """How many trees to grow; 0 for a model that is no forest. Raises TrainingError."""
+        asked, forest = most_trees(offer.chain), self.workshop.manifest.forest
+        if bool(asked) != forest:
+            raise TrainingError(
+                f"{offer.model} is {'a' if forest else 'no'} forest, offered was {offer.chain!r}"
+            )
+        return asked
+
     def _permit(self, offer: Offer) -> tuple[bool, str]:
         return self.workshop.permit(offer.minimum)
 
@@ -93,7 +105,7 @@ class Rounds:
             self._shell.failed(offer, str(outcome), now)
             return
         result = outcome.result
-        delta = outcome.parameters - self.journal.vector()
+        delta = outcome.contribution or outcome.parameters - self.journal.vector()
         ranges = None
         if offer.ranges is not None and result.ranges is not None:
             low, high = (np.array(one, np.float64) for one in result.ranges)

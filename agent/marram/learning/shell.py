@@ -17,7 +17,7 @@ from marram.learning import participant as machine
 from marram.learning.journal import Journal
 from marram.learning.participant import Participant
 from marram.wire import chunks
-from marram.wire.codec.chain import Chain
+from marram.wire.codec.chain import Chain, Encoded
 from marram.wire.codec.seed import device_seed
 from marram.wire.messages import Metrics, Offer
 from marram.wire.parameters import Vector
@@ -39,12 +39,12 @@ class Link(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a training gave. delta: float32 (P,), new minus base. samples: windows it trained on.
+    """What a training gave. delta: float32 (P,), new minus base; or the payload itself, of a forest's round.
 
-    ranges: where the offer asked for them and they could be measured.
+    samples: windows it trained on. ranges: where the offer asked for them and they could be measured.
     """
 
-    delta: Vector
+    delta: Vector | bytes
     samples: int
     before: Metrics
     after: Metrics
@@ -100,11 +100,8 @@ class Shell:
         participant = self.participant
         if offer.run != participant.run:
             return  # it ended in the moment in which the rounds began anew
-        chain = Chain.parse(offer.chain)
-        residual = self.journal.residual() if chain.feedback else None
         try:
-            seed = device_seed(offer.seed, participant.author.subject.name)
-            encoded = chain.encode(outcome.delta, seed, residual)
+            encoded = self._encoded(offer, outcome.delta)
         except WireError as error:
             self.failed(offer, str(error), now)
             return
@@ -114,6 +111,13 @@ class Shell:
             outcome.ranges,
         )  # fmt: skip
         self.dispatch(event, now)
+
+    def _encoded(self, offer: Offer, delta: Vector | bytes) -> Encoded:
+        if isinstance(delta, bytes):
+            return Encoded(delta, None)
+        chain = Chain.parse(offer.chain)
+        residual = self.journal.residual() if chain.feedback else None
+        return chain.encode(delta, device_seed(offer.seed, self.participant.author.subject.name), residual)
 
     def failed(self, offer: Offer, reason: str, now: float) -> None:
         """A training ended without a delta."""

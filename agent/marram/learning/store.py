@@ -56,12 +56,15 @@ class StoreSettings:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Windows in the store: all, labelled, and of both those that no training has used yet."""
+    """Windows in the store: all, labelled, and of both those that no training has used yet, and those that
+    are trained on because they are not held out."""
 
     windows: int
     labelled: int
     new: int
     new_labelled: int
+    seen: int
+    seen_labelled: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,17 +168,19 @@ class SampleStore:
     def counts(self) -> Counts:
         """What there is to train on."""
         with self._lock:
-            total, labelled, new, new_labelled = self._database.execute(
+            stored = self._database.execute(
                 "SELECT count(*), total(label >= 0), total(generation > ?1), "
-                "total(label >= 0 AND generation > ?1) FROM windows",
+                "total(label >= 0 AND generation > ?1), total(held_out = 0), "
+                "total(label >= 0 AND held_out = 0) FROM windows",
                 (self._used,),
             ).fetchone()
-            pending = len(self._pending)
-            pending_labelled = sum(row.label >= 0 for row in self._pending.values())
-        return Counts(
-            total + pending, int(labelled) + pending_labelled,
-            int(new) + pending, int(new_labelled) + pending_labelled,
-        )  # fmt: skip
+            rows = list(self._pending.values())
+        labelled = [row for row in rows if row.label >= 0]
+        pending = [
+            *[len(rows), len(labelled)] * 2,
+            *(sum(not row.held_out for row in those) for those in (rows, labelled)),
+        ]
+        return Counts(*(int(one) + more for one, more in zip(stored, pending, strict=True)))
 
     def begin_training(self, now: float) -> int:
         """Write all that is pending, so that a training can read it; the mark to give to ``trained``."""

@@ -17,6 +17,9 @@ import msgspec
 from marram.children.frames import frame_pipes, read_frame, write_frame
 from marram.children.limits import explain, step_back
 
+CONTRIBUTION = "contribution.cbor"
+"""The file with what a device tells in a round of a forest: the payload of ``marram.wire.trees``."""
+
 
 class NormalFile(msgspec.Struct, frozen=True):
     """``normal.json``: what the scores of normal held-out windows look like; see ``inference.Normal``."""
@@ -27,11 +30,12 @@ class NormalFile(msgspec.Struct, frozen=True):
 
 
 class Int8Limits(msgspec.Struct, frozen=True):
-    """How good int8 has to be; as in the configuration."""
+    """How good int8 has to be; as in the configuration. fast: no slower than float32."""
 
     agreement: float
     accuracy: float
     score: float
+    fast: bool = False
 
 
 class Job(msgspec.Struct, frozen=True, tag=True):
@@ -42,7 +46,8 @@ class Job(msgspec.Struct, frozen=True, tag=True):
     offer. seed: of the shuffling. minimum: windows that there must be. calibrate: measure what normal
     scores are (reconstruct models). memory: bytes. nice, threads: as in the configuration. int8: turn the new
     parameters into int8 (``int8.safetensors``) if it is this good. ranges: measure the ranges of the
-    activations under the parameters that training begins with.
+    activations under the parameters that training begins with. trees: for a round of a forest: grow so many,
+    and leave ``contribution.cbor``.
     """
 
     bundle: str
@@ -61,6 +66,7 @@ class Job(msgspec.Struct, frozen=True, tag=True):
     threads: int
     int8: Int8Limits | None = None
     ranges: bool = False
+    trees: int = 0
 
 
 class Check(msgspec.Struct, frozen=True, tag=True):
@@ -96,7 +102,8 @@ class Int8Outcome(msgspec.Struct, frozen=True, tag=True):
     """Whether int8 may run, and what was measured on so many windows.
 
     reason: why it may not. agreement: part of them of which float32 and int8 say the same. fp32, int8:
-    accuracy. score: mean difference of scores, in their mean. normal: of the int8 scores.
+    accuracy. score: mean difference of scores, in their mean. normal: of the int8 scores. fp32_us, int8_us:
+    what one window takes, where speed counts.
     """
 
     used: bool
@@ -107,10 +114,12 @@ class Int8Outcome(msgspec.Struct, frozen=True, tag=True):
     int8: float | None = None
     score: float | None = None
     normal: NormalFile | None = None
+    fp32_us: float | None = None
+    int8_us: float | None = None
 
 
 class Result(msgspec.Struct, frozen=True, tag=True):
-    """What came out. samples: windows trained on. steps: optimiser steps.
+    """What came out. samples: windows trained on. steps: of the optimiser, or trees that were grown.
 
     peak_rss: the most resident memory of this process, bytes. pss: its proportional part of shared pages and
     all of its own, bytes, when the training was done; 0 where the kernel does not tell. int8: where it was

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from marram.bundle.file import Bundle, read
 from marram.device.resources import Resources
 from marram.errors import BundleError, ProgramError, TrainingError
+from marram.learning.forest import training as trees
 from marram.learning.int8 import (
     Judge,
     Run,
@@ -26,13 +27,25 @@ from marram.learning.int8 import (
     encode_arrays,
     extremes,
     in_int8,
+    no_slower,
     normal_scores,
+    one_window,
 )
 from marram.learning.store import TrainingSet, read_new_windows, read_training_set
-from marram.learning.trainer import Check, Int8Limits, Int8Outcome, Job, Measured, NormalFile, Result
+from marram.learning.trainer import (
+    CONTRIBUTION,
+    Check,
+    Int8Limits,
+    Int8Outcome,
+    Job,
+    Measured,
+    NormalFile,
+    Result,
+)
 from marram.programs.program import Array, Program, ProgramOptions
 from marram.storage import replace_file
 from marram.wire.messages import Steps
+from marram.wire.trees import encode
 
 Vector = NDArray[np.float32]
 _EVALUATION_BATCH = 64
@@ -54,13 +67,20 @@ def train(job: Job) -> Result:
     if len(held_out) == 0:
         # Too few windows for a stretch of their own: then what was trained on must do.
         held_out = seen
+    seen, held_out = (_features(bundle, part, options) for part in (seen, held_out))
     parameters = _start(job, bundle)
-    evaluate = bundle.program("evaluate", options)
+    if manifest.forest:
+        trees.forest(bundle, parameters)
+    evaluate = bundle.head("evaluate", options)
     before = measure(evaluate, parameters, held_out, labelled)
-    asked = Steps(job.epochs, job.batch, job.learning_rate, job.mu)
-    trained, steps, loss = fit(
-        bundle.program("train", options), asked, job.seed, manifest.training.state, parameters, seen, labelled
-    )
+    if manifest.forest:
+        trained, steps, loss = _grow(job, bundle, parameters, seen, held_out, options)
+    else:
+        asked = Steps(job.epochs, job.batch, job.learning_rate, job.mu)
+        program = bundle.head("train", options)
+        trained, steps, loss = fit(
+            program, asked, job.seed, manifest.training.state, parameters, seen, labelled
+        )
     if steps == 0:
         loss = before.loss
     after = measure(evaluate, trained, held_out, labelled)
@@ -82,8 +102,25 @@ def train(job: Job) -> Result:
     return Result(len(seen), steps, loss, before, after, seconds, peak, Resources().memory()[1], int8, ranges)
 
 
+def _features(bundle: Bundle, windows: TrainingSet, options: ProgramOptions) -> TrainingSet:
+    """What the backbone makes of the windows, once for all epochs; the windows where there is none."""
+    return TrainingSet(bundle.features(windows.values, options), windows.labels)
+
+
+def _grow(
+    job: Job, bundle: Bundle, forest: Vector, seen: TrainingSet, held_out: TrainingSet,
+    options: ProgramOptions,
+) -> tuple[Vector, int, float]:  # fmt: skip
+    """As ``fit`` for a forest; the loss is that of the new forest on the windows that it grew on."""
+    grown = trees.train(bundle, forest, seen, held_out, job.trees, job.seed, options)
+    if job.trees:
+        replace_file(Path(job.output) / CONTRIBUTION, encode(grown.contribution))
+    loss = measure(bundle.program("evaluate", options), grown.own, seen, labelled=True).loss
+    return grown.own, len(grown.contribution.trees), loss
+
+
 def _predict(bundle: Bundle, parameters: Vector, options: ProgramOptions) -> Run:
-    program = bundle.program("predict", options)
+    program = bundle.head("predict", options)
     return lambda x: program(parameters=parameters, x=x)
 
 
@@ -95,11 +132,13 @@ def _int8(
     options = ProgramOptions(threads=job.threads)
     try:
         arrays = in_int8(bundle, trained, seen.values, options)
-        program = bundle.program("infer", options, arrays)
+        program = bundle.head("infer", options, arrays)
         coarse: Run = lambda x: program(x=x)  # noqa: E731
         coarse_normal = normal_scores(coarse, held_out.values) if normal is not None else None
         judge = Judge(limits, exact, coarse, bundle.manifest.task == "classify")
         outcome = judge.on(held_out, normal, coarse_normal)
+        if outcome.used and limits.fast:
+            outcome = no_slower(outcome, *one_window(exact, coarse, held_out.values[:1]))
     except (BundleError, ProgramError) as error:
         return Int8Outcome(False, f"there is no int8 form: {error}")
     if outcome.used:
@@ -114,12 +153,12 @@ def check(work: Check) -> Int8Outcome:
     labelled = manifest.task == "classify"
     shape = (len(manifest.channels), manifest.length)
     parameters = np.fromfile(work.parameters, "<f4").astype(np.float32)
-    program = bundle.program("infer", options, decode_arrays(Path(work.arrays).read_bytes()))
+    program = bundle.head("infer", options, decode_arrays(Path(work.arrays).read_bytes()))
     judge = Judge(work.limits, _predict(bundle, parameters, options), lambda x: program(x=x), labelled)
     new = read_new_windows(Path(work.windows), shape, labelled)
     if len(new) == 0:
         return Int8Outcome(True, "")
-    return judge.on(new, work.normal, work.normal_int8, new=True)
+    return judge.on(_features(bundle, new, options), work.normal, work.normal_int8, new=True)
 
 
 def _ranges(
@@ -133,7 +172,7 @@ def _ranges(
         return None
     mixed = windows[np.random.default_rng(seed).permutation(len(windows))]
     whole = mixed[: len(mixed) - len(mixed) % _RANGE_BATCH]
-    seen = extremes(bundle.program("calibrate", options), parameters, blocks(whole, _RANGE_BATCH))
+    seen = extremes(bundle.head("calibrate", options), parameters, blocks(whole, _RANGE_BATCH))
     low = np.quantile(seen.minimum.astype(np.float64), 1 - _RANGE_QUANTILE, axis=0)
     high = np.quantile(seen.maximum.astype(np.float64), _RANGE_QUANTILE, axis=0)
     return (low.tolist(), high.tolist()) if np.isfinite([low, high]).all() else None

@@ -8,8 +8,9 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -21,7 +22,7 @@ from marram.errors import StorageError, TrainingError
 from marram.learning.child import TrainerChild
 from marram.learning.governor import Conditions, decide
 from marram.learning.store import SampleStore
-from marram.learning.trainer import Check, Int8Limits, Int8Outcome, Job, NormalFile, Result
+from marram.learning.trainer import CONTRIBUTION, Check, Int8Limits, Int8Outcome, Job, NormalFile, Result
 from marram.storage import replace_file
 from marram.wire.parameters import Vector
 
@@ -30,13 +31,22 @@ from marram.wire.parameters import Vector
 class Learnt:
     """A finished training. parameters: float32 (P,). normal: where it was asked for.
 
-    int8: file of the int8 arrays, where they may run; else empty.
+    int8: file of the int8 arrays, where they may run; else empty. contribution: what a device tells in a
+    round of a forest; else empty.
     """
 
     parameters: Vector
     normal: NormalFile | None
     result: Result
     int8: bytes = b""
+    contribution: bytes = b""
+
+
+Outcome = TypeVar("Outcome")
+
+
+class Running:
+    """A training or a comparison that runs, and its files: there is one at a time."""
 
 
 @dataclass
@@ -55,6 +65,12 @@ class Workshop:
     refused: str = ""
     last: Result | None = None
     trainings: int = 0
+    _running: Running | None = field(default=None)
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is a training or a comparison that has not come to its end."""
+        return self._running is not None
 
     def permit(self, minimum: int) -> tuple[bool, str]:
         """The governor's answer for a training that needs ``minimum`` windows."""
@@ -67,7 +83,9 @@ class Workshop:
             battery=self.resources.battery(),
             minute=minute_of_day(),
             trainable=counts.labelled if labelled else counts.windows,
+            seen=counts.seen_labelled if labelled else counts.seen,
             new=counts.new_labelled if labelled else counts.new,
+            busy=self.busy,
         )
         allowed, self.refused = decide(self.config.governor, conditions, minimum)
         return allowed, self.refused
@@ -83,12 +101,15 @@ class Workshop:
         finished: Callable[[Learnt | TrainingError], None],
         int8: bool = False,
         ranges: bool = False,
-    ) -> None:
+        trees: int = 0,
+    ) -> Running:
         """Train in the child; ``finished`` is called from another thread.
 
         int8: turn what is learnt into int8. ranges: measure the activations' ranges under ``parameters``.
-        Raises StorageError or TrainingError when it cannot begin.
+        trees: grow so many for a round of a forest.
+        Raises StorageError or TrainingError when it cannot begin, as while another one runs.
         """
+        self._free()
         # Windows bear the machine's time. The daemon's is later where that is wrong: all would be too old.
         mark = self.store.begin_training(time.time())
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -113,12 +134,13 @@ class Workshop:
             threads=trainer.threads,
             int8=self.int8_limits() if int8 else None,
             ranges=ranges,
+            trees=trees,
         )
 
-        def done(outcome: Result | Int8Outcome | TrainingError) -> None:
-            finished(self._collect(outcome, mark) if isinstance(outcome, Result) else _failure(outcome))
+        def collected(outcome: Result | Int8Outcome | TrainingError) -> Learnt | TrainingError:
+            return self._collect(outcome, mark) if isinstance(outcome, Result) else _failure(outcome)
 
-        self.child.start(job, trainer.timeout, done)
+        return self._run(job, collected, finished)
 
     def check(
         self,
@@ -129,8 +151,10 @@ class Workshop:
     ) -> None:
         """Compare the device's own int8 with its float32 on new windows, in the child.
 
-        parameters, arrays: their files. normal: of float32 and of int8. Raises StorageError or TrainingError.
+        parameters, arrays: their files. normal: of float32 and of int8. Raises StorageError or TrainingError,
+        as while something else runs.
         """
+        self._free()
         self.store.flush(time.time())
         trainer = self.config.trainer
         work = Check(
@@ -146,23 +170,52 @@ class Workshop:
             threads=trainer.threads,
         )
 
-        def done(outcome: Result | Int8Outcome | TrainingError) -> None:
-            finished(outcome if isinstance(outcome, Int8Outcome) else _failure(outcome))
+        def judged(outcome: Result | Int8Outcome | TrainingError) -> Int8Outcome | TrainingError:
+            return outcome if isinstance(outcome, Int8Outcome) else _failure(outcome)
 
-        self.child.start(work, trainer.timeout, done)
+        self._run(work, judged, finished)
 
     def int8_limits(self) -> Int8Limits:
         """As the trainer takes them."""
         int8 = self.config.int8
-        return Int8Limits(int8.agreement, int8.accuracy, int8.score)
+        return Int8Limits(int8.agreement, int8.accuracy, int8.score, int8.use == "auto")
 
     def pause(self, reason: str) -> None:
         """Let nothing train for this reason, or let it again (""); a training that runs stands still."""
         self.paused = reason
         self.child.pause(bool(reason))
 
-    def stop(self) -> None:
-        self.child.stop()
+    def stop(self, one: Running | None = None) -> None:
+        """End this one and no other, or whatever runs; its ``finished`` is not called."""
+        if one is None or one is self._running:
+            self.child.stop()
+            self._running = None
+
+    def _free(self) -> None:
+        if self.busy:
+            raise TrainingError("another training runs")
+
+    def _run(
+        self,
+        work: Job | Check,
+        collect: Callable[[Result | Int8Outcome | TrainingError], Outcome],
+        finished: Callable[[Outcome], None],
+    ) -> Running:
+        """Nothing else begins before what it left is collected: the next one's files go to the same place."""
+        one = self._running = Running()
+
+        def done(outcome: Result | Int8Outcome | TrainingError) -> None:
+            collected = collect(outcome)
+            if self._running is one:
+                self._running = None
+            finished(collected)
+
+        try:
+            self.child.start(work, self.config.trainer.timeout, done)
+        except TrainingError:
+            self._running = None
+            raise
+        return one
 
     def _collect(self, result: Result, mark: int) -> Learnt | TrainingError:
         try:
@@ -173,12 +226,14 @@ class Workshop:
                 normal = msgspec.json.decode(text, type=NormalFile)
             int8 = result.int8 is not None and result.int8.used
             arrays = (self.folder / "int8.safetensors").read_bytes() if int8 else b""
+            told = self.folder / CONTRIBUTION
+            contribution = told.read_bytes() if told.exists() else b""
             self.store.trained(mark)
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError, StorageError) as error:
             return TrainingError(f"what the trainer left cannot be used: {error}")
         self.last = result
         self.trainings += 1
-        return Learnt(parameters, normal, result, arrays)
+        return Learnt(parameters, normal, result, arrays, contribution)
 
 
 def _failure(outcome: object) -> TrainingError:

@@ -43,7 +43,7 @@ def text(answers: Answers, manifest: Manifest, root: Path) -> str:
     tree["device"] = {"name": answers.name, "state": str(answers.state)}
     tree["sensors"] = sensors = _sensors(answers, manifest, root)
     alone = answers.identity is None or not answers.broker
-    trainable = "train" in manifest.programs
+    trainable = manifest.trainable
     learns = trainable and manifest.task != "classify" and alone
     tree["model"] = {"bundle": str(answers.bundle), **({"parameters": "own"} if learns else {})}
     sources = _sources(sensors, manifest)

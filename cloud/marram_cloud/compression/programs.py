@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -68,10 +69,10 @@ def kept_float(bundle: Bundle, parameters: NDArray[np.float32]) -> tuple[str, ..
     return tuple(one.name for one in layers(folded) if f"{one.weight}_quantized" not in held)
 
 
-def program_file(file: str, content: bytes) -> ProgramFile:
-    """The manifest's entry for an ONNX program."""
-    program = load(content, "onnx")
-    return ProgramFile(file, "onnx", _named(program, "inputs"), _named(program, "outputs"))
+def program_file(file: str, content: bytes, runtime: Literal["onnx", "tflite"] = "onnx") -> ProgramFile:
+    """The manifest's entry for a program."""
+    program = load(content, runtime)
+    return ProgramFile(file, runtime, _named(program, "inputs"), _named(program, "outputs"))
 
 
 def _named(program: Program, side: str) -> tuple[Tensor, ...]:

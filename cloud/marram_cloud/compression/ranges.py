@@ -56,7 +56,7 @@ def measure(
         )
         # One block at a time, as a histogram needs all values of a block in memory at once; and the largest
         # first, as a histogram grows by bins of its first width.
-        ordered = windows[np.argsort(-np.abs(windows).max(axis=(1, 2)), kind="stable")]
+        ordered = windows[np.argsort(-np.abs(windows).reshape(len(windows), -1).max(axis=1), kind="stable")]
         for start in range(0, len(windows), _BATCH):
             calibrator.collect_data(_Block(ordered[start : start + _BATCH]))
         if method != "minmax":

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from marram.config.values import BrokerUrl, Duration, ExistingFile, ExistingFolder, FolderPath
 from marram.errors import WireError
+from marram.wire import trees
 from marram.wire.codec.chain import Chain
 from marram.wire.messages import Steps
 
@@ -15,8 +16,9 @@ from marram_cloud.releases.repository.layout import Layout
 from marram_cloud.releases.repository.online import OnlineRepository
 from marram_cloud.releases.rollout.controller import Limits
 from marram_cloud.rounds.coordinator import Rules
-from marram_cloud.rounds.settings import RoundSettings
+from marram_cloud.rounds.settings import AnyStrategy, RoundSettings
 from marram_cloud.strategies.fedavg import FedAvg
+from marram_cloud.strategies.forest import Forest
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 # No more than an offer may say, or every device refuses it.
@@ -55,8 +57,8 @@ class Rounds(_Section, frozen=True, kw_only=True):
     every: least time between the openings of two rounds.
     limit: rounds in all; without it there is no end.
     minimum_windows: windows that a device needs to take part.
-    chain: how devices encode their deltas.
-    update_chain: how new parameters are encoded against the version before.
+    chain: how devices encode their deltas; not for a forest, whose devices send trees.
+    update_chain: how new parameters are encoded against the version before; not for a forest.
     epochs: passes over a device's windows in a round.
     batch: windows a step.
     learning_rate: step size on the device.
@@ -82,7 +84,7 @@ class Rounds(_Section, frozen=True, kw_only=True):
     batch: Batch = 16
     learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 0.05
     mu: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    strategy: FedAvg = FedAvg(rate=1.0, momentum=0.5)
+    strategy: AnyStrategy = FedAvg(rate=1.0, momentum=0.5)
     snapshot_every: Count = 10
     max_norm: Annotated[float, msgspec.Meta(gt=0)] = 1000.0
     max_windows: Count = 100_000
@@ -105,7 +107,7 @@ class Rounds(_Section, frozen=True, kw_only=True):
         return RoundSettings(
             rules=Rules(self.minimum_devices, self.deadline, self.settle, self.grace),
             steps=Steps(self.epochs, self.batch, self.learning_rate, self.mu),
-            chain=self.chain,
+            chain=trees.chain(self.strategy.trees) if isinstance(self.strategy, Forest) else self.chain,
             update_chain=self.update_chain,
             strategy=self.strategy,
             minimum_samples=self.minimum_windows,

@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 from marram.bundle.file import Bundle, parse
-from marram.programs.program import load
 from numpy.typing import NDArray
 
 from marram_cloud.ledger.ledger import Ledger
@@ -37,7 +36,7 @@ class Comparison:
 class Built:
     """content: the bundle's bytes. comparison: None for other tasks than classify, and without windows.
 
-    source: of the ranges of int8. tflite: what became of the form for LiteRT.
+    source: of the ranges of int8; "" for a forest, which has none. tflite: what became of LiteRT's form.
     """
 
     content: bytes
@@ -64,8 +63,8 @@ def build(
     vectors = [ledger.parameters(one).astype(np.float64) for one in chosen.versions]
     parameters = np.mean(vectors, axis=0).astype(np.float32)
     measured = fleet.measure(ledger, bundle, chosen.versions, parameters, calibration)
-    windows = None if calibration is None else calibration.windows
-    rebuilt = rebuild(bundle, parameters, measured.ranges, windows, version, metrics)
+    windows, labels = (None, None) if calibration is None else (calibration.windows, calibration.labels)
+    rebuilt = rebuild(bundle, parameters, measured.ranges, windows, version, metrics, labels)
     compared = None
     if bundle.manifest.task == "classify" and calibration is not None:
         compared = _compare(parse(rebuilt.content), calibration)
@@ -94,10 +93,15 @@ def as_text(model: str, chosen: Stretch, built: Built, output: Path) -> str:
     versions = f"{first} to {last}" if first != last else f"{last}"
     lines = [f"{model} {built.version}: {len(built.content)} bytes, parameters {versions}: {output}"]
     if chosen.accuracy is not None:
-        lines.append(f"accuracy {chosen.accuracy:.3f} on the devices' own windows, before int8")
-    lines.append(f"int8 rests on {built.source}")
-    lines.append(f"infer.tflite: {built.tflite}")
+        before = ", before int8" if built.source else ""
+        lines.append(f"accuracy {chosen.accuracy:.3f} on the devices' own windows{before}")
     compared = built.comparison
+    if not built.source:
+        lines.append("its trees run in float32: there is nothing to quantise")
+        if compared is not None and compared.fp32 is not None:
+            lines.append(f"accuracy on the calibration windows {compared.fp32:.3f}")
+        return "\n".join(lines)
+    lines += [f"int8 rests on {built.source}", f"infer.tflite: {built.tflite}"]
     if compared is not None:
         lines.append(
             f"int8 gives {compared.agreement:.1%} of the calibration windows the label that fp32 gives"
@@ -109,8 +113,7 @@ def as_text(model: str, chosen: Stretch, built: Built, output: Path) -> str:
 
 def _compare(bundle: Bundle, calibration: Calibration) -> Comparison:
     def labels(name: Literal["predict", "infer"], **more: NDArray[np.float32]) -> NDArray[np.intp]:
-        about = bundle.manifest.programs[name]
-        outputs = load(bundle.members[about.file], about.runtime)(x=calibration.windows, **more)
+        outputs = bundle.program(name)(x=calibration.windows, **more)
         found: NDArray[np.intp] = outputs["scores"].argmax(axis=1)
         return found
 

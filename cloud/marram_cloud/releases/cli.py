@@ -65,10 +65,10 @@ def _build(options: argparse.Namespace) -> int:
     if config.releases is None:
         raise RepositoryError(f"{options.config}: has no section releases")
     ledger, bundle = open_ledger(config), read(config.bundle)
-    chosen = choose_parameters(
-        ledger, options.parameters, config.rounds.minimum_devices, config.releases.average
-    )
     manifest = bundle.manifest
+    # Trees have no mean.
+    average = 1 if manifest.forest else config.releases.average
+    chosen = choose_parameters(ledger, options.parameters, config.rounds.minimum_devices, average)
     windows = config.releases.calibration
     calibration = (
         read_calibration(windows, len(manifest.channels), manifest.length) if windows is not None else None

@@ -18,9 +18,9 @@ from marram_cloud.releases.calibration import Calibration, CalibrationError
 
 @dataclass(frozen=True)
 class Measured:
-    """ranges: by activation. source: where they come from, for people."""
+    """ranges: by activation; None for a forest, which has none. source: where they come from, for people."""
 
-    ranges: Ranges
+    ranges: Ranges | None
     source: str
 
 
@@ -41,6 +41,8 @@ class FromFleet:
     ) -> Measured:
         """For the mean ``parameters`` of these versions. Raises CalibrationError where there is neither."""
         manifest = bundle.manifest
+        if manifest.forest:
+            return Measured(None, "")
         program = manifest.programs.get("calibrate")
         if program is None or manifest.int8 is None:
             told, why = {}, "the bundle has no calibrate program"
@@ -55,5 +57,5 @@ class FromFleet:
                 f"there is nothing to quantise with: {why}, and releases.calibration names no windows"
             )
         predict = bundle.members[manifest.programs["predict"].file]
-        ranges = calibrate(predict, parameters, calibration.windows)
+        ranges = calibrate(predict, parameters, bundle.features(calibration.windows))
         return Measured(ranges, f"{len(calibration.windows)} calibration windows ({why})")

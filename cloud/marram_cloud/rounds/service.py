@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
 from cryptography import x509
 from marram.bundle.file import Bundle
+from marram.bundle.forest import Layout
 from marram.errors import MarramError, WireError
 from marram.wire import envelope, reasons
 from marram.wire.codec.chain import Chain
-from marram.wire.codec.seed import device_seed
 from marram.wire.messages import (
     Artefact,
     Decline,
@@ -38,14 +38,16 @@ from marram.wire.revocation import RevocationList
 from marram.wire.signed import Author, read
 from marram.wire.topics import Topics
 
-from marram_cloud.engines.engine import DeltaReference, Engine
+from marram_cloud.engines.engine import Engine
 from marram_cloud.ledger.ledger import Ledger, Round, StoredDelta, Version
 from marram_cloud.presence import read_state
 from marram_cloud.rounds import coordinator as machine
 from marram_cloud.rounds.coordinator import Coordinator, OpenRound
-from marram_cloud.rounds.intake import Reassembly, Verified, check_claims, decode_delta, verify
+from marram_cloud.rounds.intake import Reassembly, Verified, check_claims, verify
 from marram_cloud.rounds.introduction import introduced
+from marram_cloud.rounds.merging import ForestMerging, Merged, Merging, VectorMerging
 from marram_cloud.rounds.settings import RoundSettings
+from marram_cloud.strategies.forest import Forest
 
 log = logging.getLogger(__name__)
 
@@ -60,13 +62,15 @@ UNKNOWN = "(unknown)"
 class Model:
     """The model whose parameters are learnt: name, family and initial parameters of its bundle.
 
-    calibrate: sha256 of its program that measures ranges, and how many activations those are of.
+    calibrate: sha256 of its program that measures ranges, and how many activations those are of. forest: how
+    its parameters are one, where they are.
     """
 
     name: str
     family: str
     initial: Vector
     calibrate: tuple[bytes, int] | None = None
+    forest: Layout | None = None
 
     @staticmethod
     def of(bundle: Bundle) -> Model:
@@ -75,7 +79,8 @@ class Model:
         program, calibrate = manifest.programs.get("calibrate"), None
         if program is not None and manifest.int8 is not None:
             calibrate = bytes.fromhex(manifest.members[program.file]), len(manifest.int8.activations)
-        return Model(manifest.name, manifest.family, bundle.parameters(), calibrate)
+        forest = Layout.of(manifest) if manifest.forest else None
+        return Model(manifest.name, manifest.family, bundle.parameters(), calibrate, forest)
 
 
 def _nothing(device: str, report: Report, counter: int, now: float) -> None:
@@ -101,6 +106,7 @@ class Service:
     authority: x509.Certificate
     reported: Reported = _nothing
     part_size: int = field(init=False)
+    _merging: Merging = field(init=False)
     _coordinator: Coordinator = field(init=False)
     _reassembly: Reassembly = field(init=False)
     _deltas: dict[bytes, tuple[Verified, Delta]] = field(default_factory=dict)
@@ -113,9 +119,24 @@ class Service:
     _strangers: dict[str, None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._merging = self._make_merging()
         self._coordinator = Coordinator(self.settings.rules)
         self._reassembly = Reassembly(self.settings.max_delta)
         self.part_size = self.settings.part_size
+
+    def _make_merging(self) -> Merging:
+        """Raises MarramError where the rule is not one for this model."""
+        settings, model = self.settings, self.model
+        if isinstance(settings.strategy, Forest):
+            if model.forest is None:
+                raise MarramError(f"rounds.strategy: forest is not for {model.name!r}, which is no forest")
+            return ForestMerging(self.ledger, settings.strategy, model.forest)
+        if model.forest is not None:
+            raise MarramError(
+                f"rounds.strategy: {model.name!r} is a forest; expected {{type: forest}}: trees have no mean"
+            )
+        size = model.initial.shape[0]
+        return VectorMerging(self.ledger, self.engine, settings.strategy, size, settings.max_norm)
 
     @property
     def wake_at(self) -> float | None:
@@ -347,9 +368,7 @@ class Service:
         verified, delta = self._deltas[action.digest]
         current = self.ledger.current_round()
         assert current is not None
-        seed = device_seed(current.seed, action.device)
-        # Decoded here only to judge its values; the sum reads it from the ledger again.
-        decode_delta(current.chain, delta.payload, self.model.initial.shape[0], seed, self.settings.max_norm)
+        self._merging.judge(current, action.device, delta)
         ranges = self._checked_ranges(current, delta)
         stored = StoredDelta(
             round=delta.round,
@@ -383,14 +402,12 @@ class Service:
         current = self.ledger.current_round()
         latest = self.ledger.latest_version()
         assert current is not None and latest is not None and current.number == open_round.number
-        size = self.model.initial.shape[0]
-        mean = self.engine.weighted_mean(self._references(current), size)
-        target, state = self.settings.strategy.step(latest.exact, mean.mean, latest.state)
-        self.ledger.close_round(current.number, now, mean.count, mean.weight)
-        version = self._next_version(latest, target, state, now)
+        merged = self._merging.merge(current, latest)
+        self.ledger.close_round(current.number, now, merged.count, merged.weight)
+        version = self._next_version(latest, merged, now)
         log.info(
             "round %d closed: %d deltas, %d windows; parameters are version %d",
-            current.number, mean.count, mean.weight, version,
+            current.number, merged.count, merged.weight, version,
         )  # fmt: skip
         self.ledger.forget_payloads(current.number + 1 - self.settings.keep_payloads)
         self.ledger.forget_versions(version - self.settings.keep_versions)
@@ -403,31 +420,14 @@ class Service:
         self.ledger.open_round(following)
         self._handle(machine.Opened(self._open_round(following)), now)
 
-    def _references(self, round: Round) -> Iterator[DeltaReference]:
-        size = self.model.initial.shape[0]
-        for device, samples in self.ledger.delta_devices(round.number):
-
-            def load(device: str = device) -> Vector:
-                payload = self.ledger.delta_payload(round.number, device)
-                return Chain.parse(round.chain).decode(payload, size, device_seed(round.seed, device))
-
-            yield DeltaReference(device, samples, load)
-
-    def _next_version(
-        self,
-        latest: Version,
-        target: np.typing.NDArray[np.float64],
-        state: np.typing.NDArray[np.float64] | None,
-        now: float,
-    ) -> int:
-        version, chain = latest.version + 1, self.settings.update_chain
-        seed = _seed(self.model.family, version)
-        payload = Chain.parse(chain).encode((target - latest.parameters).astype(np.float32), seed).payload
-        parameters = advance(latest.parameters, "update", chain, payload, seed)
-        self.ledger.add_version(version, parameters, target, state, now)
-        digest = parameters_digest(parameters)
-        self._add_artefact(Parameters(version, "update", chain, seed, payload, digest), now)
-        if version % self.settings.snapshot_every == 0:
+    def _next_version(self, latest: Version, merged: Merged, now: float) -> int:
+        version = latest.version + 1
+        if self._merging.whole:
+            parameters = merged.parameters.astype(np.float32)
+            self.ledger.add_version(version, parameters, merged.parameters, merged.state, now)
+        else:
+            parameters = self._add_update(latest, version, merged, now)
+        if self._merging.whole or version % self.settings.snapshot_every == 0:
             self._add_snapshot(version, parameters, now)
             gone = [
                 self.topics.parameters(old.version, old.kind, part)
@@ -438,6 +438,17 @@ class Service:
             for topic in gone:
                 self._queue(topic, b"", retain=True)
         return version
+
+    def _add_update(self, latest: Version, version: int, merged: Merged, now: float) -> Vector:
+        """What devices hold after it: it leaves out what is kept for the next one."""
+        chain, seed = self.settings.update_chain, _seed(self.model.family, version)
+        change = (merged.parameters - latest.parameters).astype(np.float32)
+        payload = Chain.parse(chain).encode(change, seed).payload
+        parameters = advance(latest.parameters, "update", chain, payload, seed)
+        self.ledger.add_version(version, parameters, merged.parameters, merged.state, now)
+        digest = parameters_digest(parameters)
+        self._add_artefact(Parameters(version, "update", chain, seed, payload, digest), now)
+        return parameters
 
     # ---- rounds and artefacts
 

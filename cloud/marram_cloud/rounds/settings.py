@@ -9,6 +9,9 @@ from marram.wire.messages import Steps
 
 from marram_cloud.rounds.coordinator import Rules
 from marram_cloud.strategies.fedavg import FedAvg
+from marram_cloud.strategies.forest import Forest
+
+AnyStrategy = FedAvg | Forest
 
 
 class RoundSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -26,7 +29,7 @@ class RoundSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     steps: Steps
     chain: str
     update_chain: str
-    strategy: FedAvg
+    strategy: AnyStrategy
     minimum_samples: int = 1
     every: float = 0.0
     limit: int | None = None

@@ -1,6 +1,8 @@
 """The seam of the aggregation rules: a pure function from one version's mean delta to the next version.
 
-One rule a file. ``state`` is the rule's own memory (momentum ...), float32 (k * P,), kept in the ledger.
+One rule a file; what has to see each device's own contribution (``forest``) is called by a seam of its own in
+``marram_cloud.rounds.merging``. ``state`` is the rule's own memory (momentum ...), float64 (k * P,), kept in
+the ledger.
 """
 
 from __future__ import annotations

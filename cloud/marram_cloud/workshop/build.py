@@ -14,6 +14,7 @@ from marram.bundle.manifest import Manifest, Role, Training
 from marram.programs.program import Tensor, load
 from marram.storage import replace_file
 
+from marram_cloud.compression import bound
 from marram_cloud.compression.cost import work
 from marram_cloud.compression.errors import CompressionError
 from marram_cloud.compression.programs import int8_programs, program_file
@@ -43,6 +44,8 @@ class Report:
     """What was built. differences: from PyTorch, by program. int8: mean difference of the int8 outputs.
 
     unsettled: in how many cases of a program PyTorch itself is not sure of some value (see ``Verifier``).
+    backbone: its file, and what is to be told of it.
+    kept: what of infer.onnx is int8, and what it loses by that.
     no_calibrate: why a device runs what it learns itself in float32; "" where it has calibrate.onnx.
     """
 
@@ -53,8 +56,10 @@ class Report:
     differences: dict[str, float]
     int8: float
     unsettled: dict[str, int] = field(default_factory=dict)
+    kept: str = ""
     no_calibrate: str = ""
     tflite: str = ""
+    backbone: tuple[str, str] | None = None
 
     def __str__(self) -> str:
         rows = [
@@ -63,9 +68,12 @@ class Report:
             for name, size in self.programs.items()
             if name in self.differences
         ]
+        if self.backbone is not None:
+            file, told = self.backbone
+            rows.append(f"  {file:14} {self.programs[file]:8} bytes   {told}")
         size = self.programs["infer.onnx"]
         rows.append(
-            f"  infer.onnx     {size:8} bytes   int8; differs from fp32 by {self.int8:.1e} in the mean"
+            f"  infer.onnx     {size:8} bytes   {self.kept}; differs from fp32 by {self.int8:.1e} in the mean"
         )
         if "calibrate.onnx" in self.programs:
             size = self.programs["calibrate.onnx"]
@@ -81,12 +89,13 @@ def build(
     folder: Path,
     output: Path | None = None,
     project: Project | None = None,
-    keep_float: Sequence[str] = (),
+    keep_float: Sequence[str] | None = None,
     tflite: bool | Wanted = False,
 ) -> Report:
     """Build the project in ``folder``; by default into ``folder/<name>.marram``.
 
-    project: with another module than that in the folder, a pruned one. keep_float: layers without int8.
+    project: with another module than that in the folder, a pruned one. keep_float: layers without int8; by
+    default those that lose too much (``compression.bound``).
     tflite: with a form for LiteRT, quantised so or else as project.yaml says, and the template that releases
     make theirs from. Raises CompressionError
     where that cannot be made, and ProjectError, UnsupportedError or DisagreementError; no file is written
@@ -104,14 +113,30 @@ def build(
     files = _programs(functions, cases, verifier)
     flat = functions.flat().numpy()
     ranges = calibrate(files["predict.onnx"], flat, project.calibration)
+    kept = None
+    if keep_float is None:
+        seen = judged or Calibration(project.calibration)
+        kept = bound.keep_float(files["predict.onnx"], flat, ranges, seen.windows, seen.labels)
+        keep_float = kept.layers
     int8 = int8_programs(files["predict.onnx"], flat, ranges, keep_float)
     files["infer.onnx"] = int8.infer
-    figures = {"macs": float(work(files["predict.onnx"], flat).macs), "infer_bytes": float(len(int8.infer))}
+    backbone = project.backbone
+    figures = {"infer_bytes": float(len(int8.infer))}
+    if backbone is None or backbone.macs is not None:
+        macs = work(files["predict.onnx"], flat).macs + (backbone.macs or 0 if backbone else 0)
+        figures["macs"] = float(macs)
+    if backbone is not None:
+        files[backbone.file] = backbone.content
+        figures["backbone_bytes"] = float(len(backbone.content))
     if judged is not None:
         figures |= _qualities(judged, len(about.labels), files, flat)
     manifest, files = int8.put_into(_manifest(project, functions, files, figures), files)
     members = {**files, PARAMETERS: encode_parameters(manifest, flat)}
     lite = ""
+    if tflite and backbone is not None:
+        raise CompressionError(
+            "a bundle with a backbone has no infer.tflite: the backbone itself may be TFLite"
+        )
     if tflite:
         wanted = about.tflite if tflite is True else tflite
         members[TEMPLATE] = _template(functions, project, files, wanted)
@@ -130,8 +155,10 @@ def build(
         differences=verifier.differences,
         unsettled=verifier.unsettled,
         int8=_int8_difference(files, flat, project.calibration),
+        kept=str(kept or f"int8 but for {len(keep_float)} of its layers"),
         no_calibrate=int8.why,
         tflite=lite,
+        backbone=None if backbone is None else (backbone.file, backbone.told),
     )
 
 
@@ -163,7 +190,7 @@ def _programs(
         **({"seed": torch.tensor(0)} if functions.chance else {}),
     }  # fmt: skip
     files = {
-        "train.onnx": export(train, step, ["new_parameters", "new_state", "loss"], data),
+        "train.onnx": export(train, step, ["new_parameters", "new_state", "loss"], data, training=True),
         "evaluate.onnx": export(
             evaluate, {"parameters": flat, **{name: example[name] for name in data}}, sums, data
         ),
@@ -218,9 +245,13 @@ def _manifest(
     about = project.about
     shapes = functions.shapes
     size = sum(int(np.prod(shape)) for shape in shapes.values())
+    backbone = project.backbone
     roles: dict[str, Role] = {
         "train.onnx": "train", "evaluate.onnx": "evaluate", "predict.onnx": "predict", "infer.onnx": "infer",
     }  # fmt: skip
+    programs = {role: program_file(file, files[file]) for file, role in roles.items()}
+    if backbone is not None:
+        programs["backbone"] = program_file(backbone.file, backbone.content, backbone.runtime)
     return Manifest(
         name=about.name,
         version=about.version,
@@ -231,7 +262,8 @@ def _manifest(
         stride=about.stride,
         labels=about.labels,
         horizon=about.horizon,
-        programs={role: program_file(file, files[file]) for file, role in roles.items()},
+        programs=programs,
+        backbone=None if backbone is None else backbone.layout,
         parameters=tuple(Tensor(name, "float32", shape) for name, shape in shapes.items()),
         members={},
         training=Training(

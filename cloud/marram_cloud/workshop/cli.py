@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from marram_cloud.trees import cli as trees
+
 _INT8 = ("auto", "dynamic", "static", "integer", "full-integer")
 
 
@@ -62,6 +64,7 @@ def add_commands(workshop: argparse.ArgumentParser) -> None:
     built.add_argument(
         "--report", type=Path, metavar="FOLDER", help="write report.html and report.json there"
     )
+    trees.add_command(commands)
     keras = commands.add_parser("keras", help="Convert a Keras project into a bundle that runs in LiteRT.")
     keras.set_defaults(command=_keras)
     keras.add_argument("project", type=Path)

@@ -40,7 +40,8 @@ def compress(
     ``build``; the form for LiteRT has to keep the budget, too.
 
     With a budget and ``training.npz`` the module is trained, pruned and trained again; without a budget it
-    stays as it is, in int8. Raises BudgetError when nothing keeps the budget, and what ``build`` raises.
+    stays as it is, in int8 as ``build`` makes it. Raises BudgetError when nothing keeps the budget, and what
+    ``build`` raises.
     """
     torch.set_num_threads(1)
     project = Project(folder)
@@ -51,27 +52,23 @@ def compress(
     candidates = [one.measured for one in trials]
     if budget:
         fitting = budget.fitting([one for one in candidates if one.precision != "fp32"])
+        likely = [trials[candidates.index(one)] for one in fitting]
     else:
-        fitting = [next(one for one in candidates if one.precision == "int8")]
+        coarse = [one for one in trials if one.measured.precision in ("int8", "mixed")]
+        likely = [next((one for one in coarse if not one.loses), trials[0])]
     forms: list[Trial] = []
     target = output or folder / f"{project.about.name}.marram"
     with tempfile.TemporaryDirectory() as scratch:
-        for chosen in fitting:
-            trial = trials[candidates.index(chosen)]
-            built = build(
-                folder,
-                Path(scratch) / "made.marram",
-                project.with_module(trial.module),
-                trial.keep_float,
-                tflite,
-            )
+        for trial in likely:
+            kept, made = trial.keep_float if budget else None, Path(scratch) / "made.marram"
+            built = build(folder, made, project.with_module(trial.module), kept, tflite)
             if tflite:
-                forms.append(_in_litert(project, trial, read(built.path), data, trials[0]))
+                forms.append(_in_litert(project, trial, read(made), data, trials[0]))
             if not tflite or budget.excess(forms[-1].measured) == 0:
                 break
         else:
             budget.fitting([one.measured for one in forms])
-        replace_file(target, built.path.read_bytes())
+        replace_file(target, made.read_bytes())
     built = replace(built, path=target)
     if report is not None:
         judged_on = next(file for file in ("evaluation.npz", "calibration.npz") if (folder / file).exists())
@@ -90,9 +87,7 @@ def _in_litert(project: Project, trial: Trial, bundle: Bundle, data: Data, first
     subject = Subject(trial.module, trial.measured.pruned, predict, flat, {})
     program = bundle.members[bundle.manifest.programs["infer_tflite"].file]
     best = first.measured.quality
-    return Trial(
-        measured(subject, data, best, program, "LiteRT int8", runtime="tflite"), trial.module, (), ()
-    )
+    return measured(subject, data, best, program, "LiteRT int8", runtime="tflite")
 
 
 def _data(project: Project, budget: Budget, epochs: int) -> Data:

@@ -145,6 +145,7 @@ class Functions:
             for name, _ in self.module.named_buffers()
             if name.endswith("num_batches_tracked")
         }
+        plain.windows = x
         with plain.installed():
             return functional_call(self.module, {**tensors, **counters}, (x,))
 

@@ -7,34 +7,40 @@ program is a pure function.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from marram_cloud.workshop import recurrent
+from marram_cloud.workshop import gru, lstm, recurrent
 from marram_cloud.workshop.normalise import batch_norm
+from marram_cloud.workshop.translations import UnsupportedError
 
 # Of a Lehmer generator; squares modulo this prime still fit in 63 bits.
 _PRIME = 2**31 - 1
 _REPLACED = (
     "dropout", "dropout1d", "dropout2d", "dropout3d", "batch_norm", "linear", "scaled_dot_product_attention",
-    "silu",
+    "silu", "mish",
 )  # fmt: skip
+_RECURRENT = ("gru", "gru_cell", "lstm", "lstm_cell", "rnn_tanh", "rnn_relu")
 
 
 @dataclass
 class Plain:
     """The functions. seed: int64 (); None where there is no chance. statistics: for each tensor of running
-    means that was used in training, by ``id``, the new means and variances."""
+    means that was used in training, by ``id``, the new means and variances. windows: what the module is
+    given.
+    """
 
     seed: Tensor | None = None
     statistics: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     used: int = 0
+    windows: Tensor | None = None
 
     @contextmanager
     def installed(self) -> Iterator[Plain]:
@@ -42,7 +48,8 @@ class Plain:
         with ExitStack() as stack:
             for name in _REPLACED:
                 stack.enter_context(patch.object(functional, name, getattr(self, name)))
-            stack.enter_context(patch.object(torch._VF, "gru", self.gru))
+            for name in _RECURRENT:
+                stack.enter_context(patch.object(torch._VF, name, getattr(self, name)))
             yield self
 
     def dropout(self, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -61,9 +68,11 @@ class Plain:
         if self.seed is None or p == 0:
             return input
         self.used += 1
+        if p == 1:
+            return input * 0
         count = math.prod(input.shape[1:axes])
-        index = torch.arange(input.shape[0])[:, None] * count + torch.arange(count)
-        kept = (uniform(index, self.seed, self.used) >= p).to(input.dtype) / (1 - p)
+        number = chance(torch.arange(input.shape[0]), torch.arange(count), self.seed, self.used)
+        kept = (number >= round((p - 0.5) * 2**64)).to(input.dtype) / (1 - p)
         return input * kept.reshape(-1, *input.shape[1:axes], *(1,) * (input.ndim - axes))
 
     def batch_norm(
@@ -72,13 +81,16 @@ class Plain:
         momentum: float = 0.1, eps: float = 1e-5,
     ) -> Tensor:  # fmt: skip
         """Ioffe and Szegedy, 2015; see ``statistics``."""
-        gain = torch.ones_like(input[0].flatten(1)[:, 0].detach()) if weight is None else weight
+        gain = (
+            torch.ones_like(input[0].detach().reshape(input.shape[1], -1)[:, 0]) if weight is None else weight
+        )
         offset = torch.zeros_like(gain) if bias is None else bias
         if not training and running_mean is not None and running_var is not None:
             shape = (1, -1, *(1,) * (input.ndim - 2))
             scale = torch.rsqrt(running_var + eps) * gain
             return input * scale.reshape(shape) + (offset - running_mean * scale).reshape(shape)
-        made, mean, variance, count = batch_norm(input, gain, offset, eps)
+        count = self._rows(input) * math.prod(input.shape[2:])
+        made, mean, variance = batch_norm(input, gain, offset, count, eps)
         if running_mean is not None and running_var is not None:
             unbiased = variance * (count / torch.clamp(count - 1, min=1))
             self.statistics[id(running_mean)] = (
@@ -86,6 +98,11 @@ class Plain:
                 running_var + momentum * (unbiased - running_var),
             )
         return made
+
+    def _rows(self, input: Tensor) -> Tensor:
+        """How many there are, as a tensor: the batch may have any size. Float32 ()."""
+        counted = input if self.windows is None or self.windows.shape[0] != input.shape[0] else self.windows
+        return torch.ones_like(counted.detach().flatten(1)[:, 0]).sum()
 
     def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Of rows, whatever stands in front of them: PyTorch's own form wants a fixed batch for more axes."""
@@ -102,10 +119,48 @@ class Plain:
         training: bool, bidirectional: bool, batch_first: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Cho et al., 2014, in PyTorch's form."""
-        return recurrent.gru(
+        return gru.gru(
             input, hx, weights, bias, layers, bidirectional,
             lambda seen: self.dropout(seen, dropout, training), batch_first,
         )  # fmt: skip
+
+    def lstm(
+        self, input: Tensor, hx: tuple[Tensor, Tensor], weights: list[Tensor], bias: bool, layers: int,
+        dropout: float, training: bool, bidirectional: bool, batch_first: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """Hochreiter and Schmidhuber, 1997, in PyTorch's form."""
+        if hx[0].shape[2] != hx[1].shape[2]:
+            raise UnsupportedError("LSTM with proj_size has no form on a device: use nn.Linear after nn.LSTM")
+        return lstm.lstm(
+            input, hx, weights, bias, layers, bidirectional,
+            lambda seen: self.dropout(seen, dropout, training), batch_first,
+        )  # fmt: skip
+
+    def rnn_tanh(
+        self, *arguments: Any, bend: Callable[[Tensor], Tensor] = torch.tanh,  # noqa: ANN401
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Elman, 1990."""
+        input, hx, weights, bias, layers, dropout, training, bidirectional, batch_first = arguments
+        return recurrent.rnn(
+            input, hx, weights, bias, layers, bidirectional,
+            lambda seen: self.dropout(seen, dropout, training), batch_first, bend,
+        )  # fmt: skip
+
+    def rnn_relu(self, *arguments: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+        """The same with ReLU for tanh."""
+        return self.rnn_tanh(*arguments, bend=torch.relu)
+
+    def gru_cell(self, *arguments: Any) -> Tensor:  # noqa: ANN401
+        """One step of ``gru``."""
+        return gru.cell(*arguments)
+
+    def lstm_cell(self, *arguments: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+        """One step of ``lstm``."""
+        return lstm.cell(*arguments)
+
+    def mish(self, input: Tensor, inplace: bool = False) -> Tensor:
+        """x * tanh(softplus(x)) (Misra, arXiv 1908.08681), for the same reason as ``silu``."""
+        return input * torch.tanh(functional.softplus(input))
 
     def scaled_dot_product_attention(
         self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
@@ -121,12 +176,23 @@ class Plain:
         return self.dropout(torch.softmax(scores, dim=-1), dropout_p) @ value
 
 
-def uniform(index: Tensor, seed: Tensor, stream: int) -> Tensor:
-    """Numbers in [0, 1) that look like chance, float32, one for each int64 index below 2**31.
+def chance(rows: Tensor, columns: Tensor, seed: Tensor, stream: int) -> Tensor:
+    """Numbers that look like chance, any of int64's, (rows, columns), for int64 numbers of each.
 
-    The square of a number modulo a prime, three times: enough for dropout, not for secrets.
+    ``a * c + b`` in 64 bits, of which the upper count: a, b of the row and the seed, c of the column, all
+    mixed well (Dietzfelbinger, "Universal hashing and k-wise independent random variables via integer
+    arithmetic without primes", 1996). Enough for dropout, not for secrets, and cheap for each value.
     """
-    number = (index * 48271 + (seed % _PRIME) * 40692 + stream * 69621 + 12345) % _PRIME
+    start = (seed % _PRIME) * 40692 + stream * 69621
+    upper, lower, offset = (_mixed(rows * 48271 + start + 12345 * number) for number in (1, 2, 3))
+    factor = upper * 2**33 + lower * 4 + 1
+    return factor[:, None] * _mixed(columns * 16807 + 7) + (offset * 2**33)[:, None]
+
+
+def _mixed(number: Tensor) -> Tensor:
+    """The square modulo a prime, three times."""
+    start = number % _PRIME
+    number = start
     for _ in range(3):
-        number = (number * number + index + 1013904223) % _PRIME
-    return number.to(torch.float32) / _PRIME
+        number = (number * number + start + 1013904223) % _PRIME
+    return number

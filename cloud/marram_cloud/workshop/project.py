@@ -5,6 +5,8 @@
 (batch, classes) for ``classify``, or the pair (normalised window, its reconstruction) for ``reconstruct``.
 For ``forecast`` it takes (batch, channels, length - horizon) and gives what comes then,
 (batch, channels, horizon).
+``model.py`` may also have a function ``backbone() -> torch.nn.Module``, or ``project.yaml`` name a file of
+one: then it takes the windows, and what ``model`` gives takes its features.
 ``calibration.npz`` holds ``windows`` (n, channels, length), on which int8 ranges are measured.
 """
 
@@ -13,26 +15,32 @@ from __future__ import annotations
 import copy
 import fnmatch
 import importlib.util
-import traceback
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from types import ModuleType
+from typing import Annotated, Literal
 
 import msgspec
+import numpy as np
 import torch
 from marram.bundle.manifest import Channel, ModelCard, Name
 from marram.config.load import load
 from marram.errors import MarramError
+from numpy.typing import NDArray
 
 from marram_cloud.litert.quantise import Wanted
 from marram_cloud.releases.calibration import Calibration, read_calibration
+from marram_cloud.workshop import provenance
+from marram_cloud.workshop.backbone import Backbone, BackboneError, BackboneFile, from_file, from_module
 from marram_cloud.workshop.functions import Functions
 from marram_cloud.workshop.losses import AnyLoss, usual
 from marram_cloud.workshop.optimisers import AnyOptimiser, Sgd
 from marram_cloud.workshop.plain import Plain
+from marram_cloud.workshop.translations import UnsupportedError
 
 _TRIED = 5
+_CLASSIFY_ONLY = "only a classify model may have a backbone: the others need the windows themselves as target"
 
 
 class ProjectError(MarramError):
@@ -70,11 +78,12 @@ class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     horizon: Annotated[int, msgspec.Meta(ge=0)] = 0
     seed: int = 0
     loss: AnyLoss | None = None
+    backbone: BackboneFile | None = None
     training: Training = Training()
     tflite: Wanted = "auto"
     card: ModelCard = ModelCard()
 
-    def problems(self) -> Iterable[tuple[tuple[str], str]]:
+    def problems(self) -> Iterable[tuple[tuple[str, ...], str]]:
         """Cross-field mistakes."""
         if self.task == "classify" and len(self.labels) < 2:
             yield ("labels",), "expected at least two labels for a classify model"
@@ -83,6 +92,11 @@ class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
                 ("horizon",),
                 "expected for a forecast model, and for no other: at least 1, less than length",
             )
+        if self.backbone is not None and self.task != "classify":
+            yield ("backbone",), _CLASSIFY_ONLY
+        if self.backbone is not None:
+            for place, wrong in self.backbone.misfits(len(self.channels), self.length):
+                yield ("backbone", place), wrong
         if self.loss is not None and self.task not in self.loss.tasks:
             yield ("loss",), f"this one is for {' and '.join(self.loss.tasks)} models"
         elif self.loss is not None:
@@ -91,16 +105,21 @@ class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class Project:
-    """A loaded project; ``functions`` has its module with the initial parameters."""
+    """A loaded project; ``functions`` has its module with the initial parameters.
+
+    backbone: where there is one, the module takes its features, and ``calibration`` and ``windows`` are
+    these.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.about = load(folder / "project.yaml", ProjectFile)
         torch.manual_seed(self.about.seed)
-        self.functions = self._functions(self._module())
-        self.calibration = read_calibration(
-            folder / "calibration.npz", len(self.about.channels), self.about.length
-        ).windows
+        code = self._code()
+        self.functions = self._functions(self._made(code, "model"))
+        calibration = self._read("calibration.npz").windows
+        self.backbone = self._backbone(code, calibration)
+        self.calibration = calibration if self.backbone is None else self.backbone.features(calibration)
         self.functions = self._tried(self.functions)
 
     def windows(self, file: str) -> Calibration | None:
@@ -111,7 +130,7 @@ class Project:
         path = self.folder / file
         if not path.exists():
             return None
-        found = read_calibration(path, len(self.about.channels), self.about.length)
+        found = self._read(file)
         if self.about.task == "classify" and found.labels is None:
             raise ProjectError(f"{path}: has no array 'labels': int64 (n,), the index of each window's label")
         if found.labels is not None and found.labels.max() >= len(self.about.labels):
@@ -119,7 +138,9 @@ class Project:
                 f"{path}: a label is {found.labels.max()}, but project.yaml names "
                 f"{len(self.about.labels)} labels, counted from 0"
             )
-        return found
+        return (
+            found if self.backbone is None else replace(found, windows=self.backbone.features(found.windows))
+        )
 
     def with_module(self, module: torch.nn.Module) -> Project:
         """The same project with another module in place of that of its folder. Raises ProjectError."""
@@ -127,21 +148,51 @@ class Project:
         other.functions = other._tried(other._functions(module))
         return other
 
-    def _module(self) -> torch.nn.Module:
+    def _read(self, file: str) -> Calibration:
+        return read_calibration(self.folder / file, len(self.about.channels), self.about.length)
+
+    def _backbone(self, code: ModuleType, windows: NDArray[np.float32]) -> Backbone | None:
+        about, path = self.about.backbone, self.folder / "model.py"
+        own = hasattr(code, "backbone")
+        if about is None and not own:
+            return None
+        if about is not None and own:
+            raise ProjectError(f"{path}: defines backbone(), and project.yaml names a file of one: keep one")
+        if self.about.task != "classify":
+            raise ProjectError(f"{path}: backbone(): {_CLASSIFY_ONLY}")
+        source = path if about is None else self.folder / about.file
+        try:
+            if about is None:
+                return from_module(self._made(code, "backbone"), windows)
+            return from_file(source, about, windows)
+        except (BackboneError, UnsupportedError) as error:
+            raise ProjectError(f"{source}: {'backbone(): ' if own else ''}{error}") from error
+
+    def _code(self) -> ModuleType:
         path = self.folder / "model.py"
         spec = importlib.util.spec_from_file_location(f"marram_project_{self.about.name}", path)
         if spec is None or spec.loader is None or not path.exists():
             raise ProjectError(f"{path}: is not there; it should define model() -> torch.nn.Module")
         code = importlib.util.module_from_spec(spec)
         try:
-            spec.loader.exec_module(code)
-            module = code.model()
+            with provenance.modules_remembered():
+                spec.loader.exec_module(code)
+        except Exception as error:
+            raise ProjectError(f"{path}: {type(error).__name__}: {error}") from error
+        return code
+
+    def _made(self, code: ModuleType, name: str) -> torch.nn.Module:
+        """What model() or backbone() gives."""
+        path = self.folder / "model.py"
+        try:
+            with provenance.modules_remembered():
+                module = getattr(code, name)()
         except AttributeError as error:
-            raise ProjectError(f"{path}: should define model() -> torch.nn.Module: {error}") from error
+            raise ProjectError(f"{path}: should define {name}() -> torch.nn.Module: {error}") from error
         except Exception as error:
             raise ProjectError(f"{path}: {type(error).__name__}: {error}") from error
         if not isinstance(module, torch.nn.Module):
-            raise ProjectError(f"{path}: model() gave {type(module).__name__}, not a torch.nn.Module")
+            raise ProjectError(f"{path}: {name}() gave {type(module).__name__}, not a torch.nn.Module")
         return module
 
     def _functions(self, module: torch.nn.Module) -> Functions:
@@ -197,6 +248,7 @@ class Project:
         path = self.folder / "model.py"
         windows = torch.from_numpy(self.calibration[:_TRIED])
         plain = Plain(torch.tensor(1))
+        before = {name: one.clone() for name, one in functions.module.named_buffers()}
         try:
             with torch.no_grad():
                 outputs = self._outputs(functions(windows, Plain(), training=False))
@@ -204,13 +256,22 @@ class Project:
                     self._outputs(functions(windows, one, training=True))
                     for one in (plain, Plain(plain.seed))
                 )
+        except ProjectError:
+            raise
         except Exception as error:
             text = str(error).strip().splitlines()
+            place = provenance.of_error(error)
             raise ProjectError(
                 f"{path}: forward fails on windows of shape {tuple(windows.shape)}: "
-                f"{text[0] if text else type(error).__name__}{_place(error, path)}"
+                f"{text[0] if text else type(error).__name__}{f' ({place})' if place else ''}"
             ) from error
         self._check_shapes(path, windows, outputs)
+        for name, buffer in functions.module.named_buffers():
+            if not torch.equal(buffer, before[name]):
+                raise ProjectError(
+                    f"{path}: forward changes its buffer {name!r}, but a program remembers nothing: leave "
+                    "out what counts or adapts as it goes, but for BatchNorm"
+                )
         if not all(torch.equal(one, other) for one, other in zip(first, again, strict=True)):
             raise ProjectError(
                 f"{path}: forward gives other outputs for the same windows, or NaN: it must be finite, and "
@@ -239,12 +300,13 @@ class Project:
                 f"{wanted}; it gives {found}"
             )
 
-    @staticmethod
-    def _outputs(made: object) -> tuple[torch.Tensor, ...]:
-        return tuple(made) if isinstance(made, tuple | list) else (cast(torch.Tensor, made),)
-
-
-def _place(error: BaseException, path: Path) -> str:
-    """Where in the user's own source it happened, the innermost line of it."""
-    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
-    return f" ({path.name}, line {lines[-1].lineno}: {lines[-1].line})" if lines else ""
+    def _outputs(self, made: object) -> tuple[torch.Tensor, ...]:
+        """Raises ProjectError where it is no tensor, or for reconstruct no pair of them."""
+        if self.about.task == "reconstruct" and isinstance(made, tuple | list):
+            return tuple(made)
+        if not isinstance(made, torch.Tensor):
+            raise ProjectError(
+                f"{self.folder / 'model.py'}: forward should give one tensor, it gives a "
+                f"{type(made).__name__}"
+            )
+        return (made,)

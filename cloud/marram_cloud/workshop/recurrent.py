@@ -1,33 +1,42 @@
-"""Gated recurrent units (GRU) as two operators that ONNX has a loop for, instead of thousands of plain ones.
+"""What GRU and LSTM share: layers and directions, and operators that ONNX has a loop for.
 
-Forward is ONNX's own GRU. Backward computes all gates of all steps at once from the states that forward gave;
-only the gradient of the state itself goes back step by step, in a Scan of six operators.
+A recurrent layer is a few operators of ours instead of thousands of plain ones. Each has a form for PyTorch,
+which traces keep whole, and one for ONNX.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import onnx
 import onnx_ir
 import torch
-from onnx import TensorProto, helper
+from onnx import NodeProto, TensorProto, helper
 from onnxscript import opset18 as op
 from torch import Tensor
 
 # ONNX values while a graph is traced; onnxscript has no public type for them.
 Value = Any
+Between = Callable[[Tensor], Tensor]
+"""What stands between layers."""
+Weights = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Of one layer in one direction: of its input, of its state, and the bias of each."""
+
+_OPERATORS = torch.library.Library("marram", "DEF")
 
 
-def gru(
-    input: Tensor, hx: Tensor, weights: list[Tensor], bias: bool, layers: int, bidirectional: bool,
-    between: Callable[[Tensor], Tensor], batch_first: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """As ``torch._VF.gru``: (states of the last layer, last states). between: what stands between layers."""
+def stacked(
+    input: Tensor, weights: list[Tensor], bias: bool, layers: int, bidirectional: bool, between: Between,
+    batch_first: bool, one: Callable[[int, Tensor, Weights], Tensor],
+) -> Tensor:  # fmt: skip
+    """The states of the last layer.
+
+    one(number, x, weights): those of one layer in one direction, (steps, batch, hidden), of x (steps, batch,
+    inputs); they are numbered as PyTorch does.
+    """
     seen = input.transpose(0, 1) if batch_first else input
     ways, each = (2 if bidirectional else 1), (4 if bias else 2)
-    last = []
     for layer in range(layers):
         made = []
         for way in range(ways):
@@ -35,151 +44,81 @@ def gru(
             own = weights[number * each : (number + 1) * each]
             w_ih, w_hh = own[0], own[1]
             b_ih, b_hh = own[2:] if bias else (w_ih.new_zeros(w_ih.shape[0]), w_ih.new_zeros(w_ih.shape[0]))
-            x = seen.flip(0) if way else seen
-            states = _Gru.apply(x, hx[number], w_ih, w_hh, b_ih, b_hh)
-            last.append(states[-1])
+            states = one(number, seen.flip(0) if way else seen, (w_ih, w_hh, b_ih, b_hh))
             made.append(states.flip(0) if way else states)
         seen = torch.cat(made, dim=2)
         if layer < layers - 1:
             seen = between(seen)
-    return (seen.transpose(0, 1) if batch_first else seen), torch.stack(last)
+    return seen.transpose(0, 1) if batch_first else seen
 
 
-class _Gru(torch.autograd.Function):
-    """One layer in one direction. x: (steps, batch, inputs); states: (steps, batch, hidden)."""
+def rnn(
+    input: Tensor, hx: Tensor, weights: list[Tensor], bias: bool, layers: int, bidirectional: bool,
+    between: Between, batch_first: bool, bend: Callable[[Tensor], Tensor],
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """As ``torch._VF.rnn_tanh`` (Elman, 1990), in plain operators, some for each step. bend: tanh or relu."""
 
-    @staticmethod
-    def forward(x: Tensor, start: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor) -> Tensor:
-        states: Tensor = torch.ops.marram.gru(x, start, w_ih, w_hh, b_ih, b_hh)
-        return states
+    def one(number: int, x: Tensor, own: Weights) -> Tensor:
+        w_ih, w_hh, b_ih, b_hh = own
+        state, states = hx[number], []
+        for from_input in rows(x, w_ih, b_ih).unbind(0):
+            state = bend(from_input + torch.addmm(b_hh, state, w_hh.T))
+            states.append(state)
+        last.append(state)
+        return torch.stack(states)
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ANN401
-        ctx.save_for_backward(*inputs, output)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401
-        x, start, w_ih, w_hh, b_ih, b_hh, states = ctx.saved_tensors
-        before = torch.cat([start[None], states[:-1]])
-        from_input, from_state = _rows(x, w_ih, b_ih), _rows(before, w_hh, b_hh)
-        (r_in, z_in, n_in), (r_st, z_st, n_st) = from_input.chunk(3, 2), from_state.chunk(3, 2)
-        r, z = torch.sigmoid(r_in + r_st), torch.sigmoid(z_in + z_st)
-        n = torch.tanh(n_in + r * n_st)
-        # The gradients of the three gates are these times the gradient of the state.
-        of_n = (1 - z) * (1 - n * n)
-        of_z = (before - n) * z * (1 - z)
-        of_r = of_n * n_st * r * (1 - r)
-        of_state = torch.cat([of_r, of_z, of_n * r], dim=2)
-        total, of_start = torch.ops.marram.gru_back(gradient, of_state, z, w_hh)
-        three = torch.cat([total, total, total], dim=2)
-        to_input, to_state = three * torch.cat([of_r, of_z, of_n], dim=2), three * of_state
-        flat_in, flat_st = to_input.reshape(-1, to_input.shape[2]), to_state.reshape(-1, to_state.shape[2])
-        return (
-            (flat_in @ w_ih).reshape(x.shape),
-            of_start,
-            flat_in.T @ x.reshape(-1, x.shape[2]),
-            flat_st.T @ before.reshape(-1, before.shape[2]),
-            flat_in.sum(0),
-            flat_st.sum(0),
-        )
+    last: list[Tensor] = []
+    seen = stacked(input, weights, bias, layers, bidirectional, between, batch_first, one)
+    return seen, torch.stack(last)
 
 
-def _rows(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def rows(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A linear layer over (steps, batch, inputs)."""
     return torch.addmm(bias, x.reshape(-1, x.shape[2]), weight.T).reshape(x.shape[0], -1, weight.shape[0])
 
 
-def _forward(x: Tensor, start: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor) -> Tensor:
-    states, state = [], start
-    for gates in _rows(x, w_ih, b_ih):
-        r_in, z_in, n_in = gates.chunk(3, 1)
-        r_st, z_st, n_st = torch.addmm(b_hh, state, w_hh.T).chunk(3, 1)
-        z = torch.sigmoid(z_in + z_st)
-        n = torch.tanh(n_in + torch.sigmoid(r_in + r_st) * n_st)
-        state = n + z * (state - n)
-        states.append(state)
-    return torch.stack(states)
+PLAIN: dict[Any, Callable[..., Any]] = {}
+"""Our operators by PyTorch's own, for a converter that does not know ours."""
 
 
-def _back(gradient: Tensor, of_state: Tensor, z: Tensor, w_hh: Tensor) -> tuple[Tensor, Tensor]:
-    """(gradients of the states of all steps, of the state before the first)."""
-    totals, carried = [], torch.zeros_like(gradient[0])
-    for step in reversed(range(gradient.shape[0])):
-        total = gradient[step] + carried
-        carried = total * z[step] + (torch.cat([total, total, total], 1) * of_state[step]) @ w_hh
-        totals.append(total)
-    return torch.stack(totals[::-1]), carried
-
-
-def _define(name: str, signature: str, does: Callable[..., Any], fake: Callable[..., Any]) -> None:
-    """An operator that a trace keeps whole; it has no gradient of its own, ``_Gru`` gives it."""
+def define(name: str, signature: str, does: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    """An operator that a trace keeps whole; it has no gradient of its own, an autograd.Function gives it."""
     _OPERATORS.define(f"{name}{signature}")
     _OPERATORS.impl(name, does, "CompositeExplicitAutograd")
     torch.library.register_fake(f"marram::{name}", fake, lib=_OPERATORS)
+    PLAIN[getattr(torch.ops.marram, name).default] = does
 
 
-_OPERATORS = torch.library.Library("marram", "DEF")
-_define(
-    "gru", "(Tensor x, Tensor start, Tensor w_ih, Tensor w_hh, Tensor b_ih, Tensor b_hh) -> Tensor", _forward,
-    lambda x, start, w_ih, w_hh, b_ih, b_hh: x.new_empty(x.shape[0], x.shape[1], w_hh.shape[1]),
-)  # fmt: skip
-_define(
-    "gru_back", "(Tensor gradient, Tensor of_state, Tensor z, Tensor w_hh) -> (Tensor, Tensor)", _back,
-    lambda gradient, of_state, z, w_hh: (torch.empty_like(gradient), torch.empty_like(gradient[0])),
-)  # fmt: skip
+def reordered(value: Value, hidden: int, order: Sequence[int]) -> Value:
+    """Gates in ONNX's order: which of PyTorch's comes where."""
+    places = [place for gate in order for place in range(gate * hidden, (gate + 1) * hidden)]
+    return op.Gather(value, op.Constant(value_ints=places), axis=0)
 
 
-PLAIN = {torch.ops.marram.gru.default: _forward}
-"""The operators of a forward pass by PyTorch's own, for a converter that does not know ours."""
+def nothing_like(steps: Value) -> Value:
+    """Zeros of the shape of one step."""
+    return op.Mul(op.Gather(steps, op.Constant(value_int=0), axis=0), op.Constant(value_float=0.0))
 
 
-def gru_to_onnx(x: Value, start: Value, w_ih: Value, w_hh: Value, b_ih: Value, b_hh: Value) -> Value:
-    """ONNX's GRU, whose gates stand in another order: (steps, batch, hidden)."""
-    hidden = int(w_hh.shape[1])
-    bias = op.Concat(_reordered(b_ih, hidden), _reordered(b_hh, hidden), axis=0)
-    first = op.Constant(value_ints=[0])
-    states, _ = op.GRU(
-        x, op.Unsqueeze(_reordered(w_ih, hidden), first), op.Unsqueeze(_reordered(w_hh, hidden), first),
-        op.Unsqueeze(bias, first), None, op.Unsqueeze(start, first), hidden_size=hidden,
-        linear_before_reset=1,
-    )  # fmt: skip
-    return op.Squeeze(states, op.Constant(value_ints=[1]))
-
-
-def _reordered(value: Value, hidden: int) -> Value:
-    """reset, update, new -> update, reset, new."""
-    rows = [*range(hidden, 2 * hidden), *range(hidden), *range(2 * hidden, 3 * hidden)]
-    return op.Gather(value, op.Constant(value_ints=rows), axis=0)
-
-
-def gru_back_to_onnx(gradient: Value, of_state: Value, z: Value, w_hh: Value) -> tuple[Value, Value]:
-    """A Scan from the last step to the first."""
-    nothing = op.Mul(op.Gather(gradient, op.Constant(value_int=0), axis=0), op.Constant(value_float=0.0))
-    weights = op.Scan(
-        w_hh, nothing, gradient, of_state, z, body=onnx_ir.from_proto(_back_step()), num_scan_inputs=3,
-        scan_input_directions=[1, 1, 1], scan_output_directions=[1],
+def scan(body: onnx.GraphProto, carried: list[Value], steps: list[Value], back: bool = False) -> list[Value]:
+    """What is carried after the last step, and one output of all steps. back: from the last to the first."""
+    way = 1 if back else 0
+    first = op.Scan(
+        *carried, *steps, body=onnx_ir.from_proto(body), num_scan_inputs=len(steps),
+        scan_input_directions=[way] * len(steps), scan_output_directions=[way],
     )  # fmt: skip
     # The exporter thinks that a Scan has one output.
-    scan = weights.producer()
-    scan.resize_outputs(3)
-    _, of_start, totals = scan.outputs
-    return totals, of_start
+    made = first.producer()
+    made.resize_outputs(len(carried) + 1)
+    return list(made.outputs)
 
 
-def _back_step() -> onnx.GraphProto:
-    """One step of ``_back``; the weights go through as a state, for a body sees nothing else."""
-
-    def floats(name: str) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
-
-    nodes = [
-        helper.make_node("Identity", ["w"], ["same"]),
-        helper.make_node("Add", ["dy", "carried"], ["total"]),
-        helper.make_node("Concat", ["total", "total", "total"], ["three"], axis=1),
-        helper.make_node("Mul", ["three", "of"], ["gates"]),
-        helper.make_node("MatMul", ["gates", "w"], ["through"]),
-        helper.make_node("Mul", ["total", "z"], ["past"]),
-        helper.make_node("Add", ["past", "through"], ["next"]),
-        helper.make_node("Identity", ["total"], ["out"]),
+def graph(
+    name: str, nodes: list[NodeProto], inputs: Sequence[str], outputs: Sequence[str]
+) -> onnx.GraphProto:
+    """The body of a Scan. It sees nothing else: weights that it needs go through as a state."""
+    values = [
+        [helper.make_tensor_value_info(one, TensorProto.FLOAT, None) for one in names]
+        for names in (inputs, outputs)
     ]
-    inputs = [floats(name) for name in ("w", "carried", "dy", "of", "z")]
-    return helper.make_graph(nodes, "back", inputs, [floats(name) for name in ("same", "next", "out")])
+    return helper.make_graph(nodes, name, *values)

@@ -12,6 +12,7 @@ from marram.programs.program import load
 from numpy.typing import NDArray
 from torch import nn
 
+from marram_cloud.compression.bound import MOST_FLOAT, compare
 from marram_cloud.compression.cost import measure_cost, work
 from marram_cloud.compression.folding import fold
 from marram_cloud.compression.quality import Quality, judge
@@ -25,8 +26,6 @@ from marram_cloud.workshop.pruning import prune
 from marram_cloud.workshop.tuning import Lessons, tune
 
 RATIOS = (0.25, 0.5, 0.75)
-_TOLERATED = 0.01  # loss by int8 that is looked into, where no budget says another
-_MOST_FLOAT = 0.5  # part of the layers that may stay in float
 
 Export = Callable[[nn.Module], tuple[bytes, NDArray[np.float32]]]
 """A module's predict.onnx and its parameters, (P,)."""
@@ -34,12 +33,13 @@ Export = Callable[[nn.Module], tuple[bytes, NDArray[np.float32]]]
 
 @dataclass(frozen=True)
 class Trial:
-    """A candidate with what it is made of. exact: what its fp32 says of the windows to judge by."""
+    """A candidate with what it is made of. loses: more than is allowed where no budget says how much."""
 
     measured: Candidate
     module: nn.Module
     keep_float: tuple[str, ...]
     layers: tuple[Sensitivity, ...]
+    loses: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Bench:
 
     def __init__(self, data: Data, export: Export, budget: Budget) -> None:
         self._data, self._export = data, export
-        self._bound = _TOLERATED if budget.loss is None else budget.loss
+        self._bound = budget.loss
         self._best: Quality | None = None
 
     def trials(self, module: nn.Module, ratio: float) -> list[Trial]:
@@ -113,7 +113,7 @@ class Bench:
         """The worst layers in float, one more each time, until the loss is allowed."""
         worst = sorted(layers, key=lambda one: -one.error)
         found: list[Trial] = []
-        for count in range(1, 1 + int(len(worst) * _MOST_FLOAT)):
+        for count in range(1, 1 + int(len(worst) * MOST_FLOAT)):
             kept = tuple(one.layer.name for one in worst[:count])
             found.append(replace(self._trial(subject, "mixed", kept), layers=layers))
             if not self._loses(found[-1], exact):
@@ -122,15 +122,14 @@ class Bench:
 
     def _loses(self, one: Trial, exact: Trial) -> bool:
         """More than allowed, of what the same module has in fp32."""
+        if self._bound is None:
+            return one.loses
         before, after = exact.measured, one.measured
         if before.quality is None or after.quality is None:
             return after.difference > self._bound
         return after.quality.worse_than(before.quality) > self._bound
 
     def _trial(self, subject: Subject, precision: str, kept: tuple[str, ...]) -> Trial:
-        return Trial(self._measured(subject, precision, kept), subject.module, kept, ())
-
-    def _measured(self, subject: Subject, precision: str, kept: tuple[str, ...]) -> Candidate:
         if precision == "fp32":
             program: bytes = fold(subject.predict, subject.flat).SerializeToString()
         else:
@@ -157,7 +156,7 @@ def measured(
     precision: str,
     kept: tuple[str, ...] = (),
     runtime: Literal["onnx", "tflite"] = "onnx",
-) -> Candidate:
+) -> Trial:
     """What the program, made of the subject, costs and is worth. best: what the loss refers to."""
     windows = data.judged.windows
     said = load(program, runtime)(x=windows)
@@ -165,7 +164,7 @@ def measured(
     quality = None
     if not data.classes or data.judged.labels is not None:
         quality = judge(said, data.judged.labels, data.classes)
-    return Candidate(
+    candidate = Candidate(
         pruned=subject.ratio,
         precision=precision,
         bytes=len(program),
@@ -177,3 +176,4 @@ def measured(
         loss=quality.worse_than(best) if quality is not None and best is not None else None,
         kept_float=kept,
     )
+    return Trial(candidate, subject.module, kept, (), compare(exact, said, data.judged.labels).too_much)

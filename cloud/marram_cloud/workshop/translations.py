@@ -6,7 +6,6 @@ Everything else that a gradient needs decomposes into plain operators by PyTorch
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,122 +18,16 @@ from onnxscript import opset18 as op
 from torch import Tensor
 from torch._decomp import core_aten_decompositions
 
-from marram_cloud.workshop.recurrent import gru_back_to_onnx, gru_to_onnx
+from marram_cloud.workshop.convolutions import convolution, convolution_backward
+from marram_cloud.workshop.gru import gru_back_to_onnx, gru_to_onnx
+from marram_cloud.workshop.lstm import lstm_back_to_onnx, lstm_cells_to_onnx, lstm_to_onnx
 
 # ONNX values while a graph is traced; onnxscript has no public type for them.
 Value = Any
 
 
-# Where a Slice that goes backwards ends, so that it takes the first element too.
-_BEGINNING = -(2**31)
-
-
 class UnsupportedError(MarramError):
     """A module uses something that cannot be exported; the message says what to use instead."""
-
-
-def convolution_backward(
-    grad_output: Value, input: Value, weight: Value, bias_sizes: Sequence[int] | None,
-    stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], transposed: bool,
-    output_padding: Sequence[int], groups: int, output_mask: Sequence[bool],
-) -> tuple[Value, Value, Value]:  # fmt: skip
-    """Gradients of a convolution, of its transpose too, over any number of axes and with groups.
-
-    grad_output (n, o, ...), input (n, c, ...), weight (o, c / groups, ...); of a transposed one the weight is
-    (c, o / groups, ...).
-    """
-    axes = len(input.shape) - 2
-    steps, pads, spreads = (_each(one, axes) for one in (stride, padding, dilation))
-    options = {"strides": steps, "pads": [*pads, *pads], "dilations": spreads, "group": groups}
-    # What is not asked for is never used; the exporter only wants some value in its place.
-    grad_input = grad_weight = grad_bias = grad_output
-    if output_mask[0] and transposed:
-        grad_input = op.Conv(grad_output, weight, **options)
-    elif output_mask[0] and _as_convolution(_sides(weight), steps, pads, spreads):
-        grad_input = _input_gradient(grad_output, weight, pads, spreads, groups)
-    elif output_mask[0]:
-        sides = zip(_sides(input), _sides(grad_output), _sides(weight), steps, pads, spreads, strict=True)
-        left_over = [
-            size - ((out - 1) * step - 2 * pad + spread * (kernel - 1) + 1)
-            for size, out, kernel, step, pad, spread in sides
-        ]
-        grad_input = op.ConvTranspose(grad_output, weight, **options, output_padding=left_over)
-    if output_mask[1]:
-        # A transposed convolution is the other one's gradient: input and output change places.
-        seen, made = (grad_output, input) if transposed else (input, grad_output)
-        grad_weight = _weight_gradient(seen, made, _sides(weight), steps, pads, spreads, groups)
-    if output_mask[2]:
-        grad_bias = op.ReduceSum(grad_output, _ints([0, *range(2, 2 + axes)]), keepdims=0)
-    return grad_input, grad_weight, grad_bias
-
-
-def _as_convolution(kernel: list[int], steps: list[int], pads: list[int], spreads: list[int]) -> bool:
-    """Whether the gradient of a convolution's input is a convolution too."""
-    sides = zip(kernel, steps, pads, spreads, strict=True)
-    return all(step == 1 and pad <= spread * (size - 1) for size, step, pad, spread in sides)
-
-
-def _input_gradient(made: Value, weight: Value, pads: list[int], spreads: list[int], groups: int) -> Value:
-    """By the turned kernel: onnxruntime's Conv is faster than its ConvTranspose."""
-    kernel = _sides(weight)
-    axes, inside, outside = len(kernel), int(weight.shape[1]), int(weight.shape[0]) // groups
-    apart = op.Reshape(weight, _ints([groups, outside, inside, *kernel]))
-    swapped = op.Transpose(apart, perm=[0, 2, 1, *range(3, 3 + axes)])
-    turned = op.Reshape(swapped, _ints([groups * inside, outside, *kernel]))
-    long = [axis for axis, size in enumerate(kernel, start=2) if size > 1]
-    if long:
-        many = len(long)
-        turned = op.Slice(
-            turned, _ints([-1] * many), _ints([_BEGINNING] * many), _ints(long), _ints([-1] * many)
-        )
-    sides = [spread * (size - 1) - pad for size, pad, spread in zip(kernel, pads, spreads, strict=True)]
-    return op.Conv(made, turned, pads=[*sides, *sides], dilations=spreads, group=groups)
-
-
-def _weight_gradient(
-    seen: Value, made: Value, kernel: list[int], steps: list[int], pads: list[int], spreads: list[int],
-    groups: int,
-) -> Value:  # fmt: skip
-    """(o, c / groups, kernel): for each place of the kernel, what it saw times the gradient of what it made.
-
-    seen: (n, c, ...). made: the gradient of the output, (n, o, ...). One product of matrices a group, of the
-    gradient with the unfolded input, whose axes are innermost, so that unfolding copies long runs: measured
-    faster in onnxruntime than a convolution with its axes swapped, and than unfolding channels innermost.
-    """
-    axes = len(kernel)
-    inside, outside = int(seen.shape[1]) // groups, int(made.shape[1]) // groups
-    outputs, places = _sides(made), math.prod(kernel)
-    spatial = list(range(2, 2 + axes))
-    swapped = [1, 0, *spatial]
-    rows = op.Transpose(seen, perm=swapped)
-    if any(pads):
-        rows = op.Pad(rows, _ints([0, 0, *pads, 0, 0, *pads]))
-    taps = []
-    for place in np.ndindex(*kernel):
-        begins = [tap * spread for tap, spread in zip(place, spreads, strict=True)]
-        ends = [begin + (out - 1) * step + 1 for begin, out, step in zip(begins, outputs, steps, strict=True)]
-        whole = places == 1 and not any(pads) and all(step == 1 for step in steps)
-        tap = rows if whole else op.Slice(rows, _ints(begins), _ints(ends), _ints(spatial), _ints(steps))
-        taps.append(op.Reshape(tap, _ints([groups, inside, -1])))
-    unfolded = taps[0] if places == 1 else op.Concat(*taps, axis=1)
-    wanted = op.Reshape(op.Transpose(made, perm=swapped), _ints([groups, outside, -1]))
-    # The smaller matrix is the one that the product has to turn.
-    if groups == 1:
-        product = op.MatMul(unfolded, op.Transpose(wanted, perm=[0, 2, 1]))
-        apart = op.Transpose(op.Reshape(product, _ints([places, inside, outside])), perm=[2, 1, 0])
-    else:
-        product = op.MatMul(wanted, op.Transpose(unfolded, perm=[0, 2, 1]))
-        apart = op.Transpose(op.Reshape(product, _ints([groups * outside, places, inside])), perm=[0, 2, 1])
-    return op.Reshape(apart, _ints([groups * outside, inside, *kernel]))
-
-
-def _sides(value: Value) -> list[int]:
-    """The spatial part of a shape (batch, channels, ...)."""
-    return [int(size) for size in value.shape[2:]]
-
-
-def _each(values: Sequence[int], axes: int) -> list[int]:
-    return list(values) if len(values) == axes else list(values) * axes
 
 
 def max_pool_backward(
@@ -228,6 +121,13 @@ def power(input: Tensor, exponent: float) -> Any:  # noqa: ANN401
     return torch.sqrt(input) if exponent == 0.5 else NotImplemented
 
 
+def unfold_backward(grad: Tensor, sizes: Sequence[int], dim: int, size: int, step: int) -> Tensor:
+    """Of ``Tensor.unfold``: each value's gradients, one for each window that holds it, added up."""
+    windows = grad.movedim(-1, dim + 1)  # (..., windows, size, ...)
+    places = (torch.arange(windows.shape[dim])[:, None] * step + torch.arange(size)).flatten()
+    return grad.new_zeros(sizes).index_add(dim, places, windows.flatten(dim, dim + 1))
+
+
 def threshold_backward(grad_output: Tensor, self: Tensor, threshold: float) -> Tensor:
     """Of ReLU. A product: onnxruntime's Where takes several times as long."""
     return grad_output * (self > threshold).to(grad_output.dtype)
@@ -241,8 +141,12 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         aten.constant_pad_nd.default: constant_pad,
         aten.pow.Tensor_Scalar: power,
         aten.threshold_backward.default: threshold_backward,
+        aten.unfold_backward.default: unfold_backward,
     }
 
+
+TRAINING: dict[Any, Callable[..., Any]] = {torch.ops.aten.convolution.default: convolution}
+"""Of operators that have a form of their own where nothing is to be quantised."""
 
 TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.convolution_backward.default: convolution_backward,
@@ -250,4 +154,7 @@ TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.avg_pool2d_backward.default: avg_pool_backward,
     torch.ops.marram.gru.default: gru_to_onnx,
     torch.ops.marram.gru_back.default: gru_back_to_onnx,
+    torch.ops.marram.lstm.default: lstm_to_onnx,
+    torch.ops.marram.lstm_cells.default: lstm_cells_to_onnx,
+    torch.ops.marram.lstm_back.default: lstm_back_to_onnx,
 }

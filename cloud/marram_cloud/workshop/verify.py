@@ -128,7 +128,8 @@ def batches(windows: Tensor, classes: int, seed: int, least: int = 1) -> list[di
     cases = []
     for size in (max(size, least) for size in _BATCHES):
         chosen = windows[torch.randint(0, len(windows), (size,), generator=generator)]
-        noise = torch.randn(chosen.shape, generator=generator) * windows.std(dim=(0, 2), keepdim=True)
+        spread = windows.std(dim=(0, *range(2, windows.ndim)), keepdim=True)
+        noise = torch.randn(chosen.shape, generator=generator) * spread
         for x in (chosen, chosen + noise):
             weight = (torch.rand(size, generator=generator) > 0.2).float()
             weight[0] = 1.0

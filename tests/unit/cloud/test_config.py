@@ -61,6 +61,11 @@ def test_a_mistake_is_told_with_its_line_and_column(tmp_path, line, place, words
     assert words in str(caught.value)
 
 
+def test_a_forest_has_a_chain_of_its_own(tmp_path):
+    text = GOOD.replace("  minimum_devices: 3", "  strategy: {type: forest, trees: 6}")
+    assert settings_for(tmp_path, text).rounds.settings().chain == "trees(6)"
+
+
 def test_all_mistakes_come_at_once(tmp_path):
     text = textwrap.dedent("""\
         bundle: nowhere.marram

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from marram.config.schema import Governor
 from marram.learning.governor import Conditions, decide
 
-GOOD = Conditions(cpu=10, free_memory=1 << 30, paused="", battery=None, minute=720, trainable=100, new=100)
+GOOD = Conditions(
+    cpu=10, free_memory=1 << 30, paused="", battery=None, minute=720, trainable=100, seen=80, new=100
+)
 
 
 def test_good_conditions_are_allowed():
@@ -19,11 +21,13 @@ def test_good_conditions_are_allowed():
     ("change", "settings", "words"),
     [
         ({"trainable": 99}, {}, ["99 windows", "100 are needed"]),
+        ({"seen": 0}, {}, ["all 100 windows", "held out"]),
         ({"new": 4}, {"min_new_samples": 5}, ["4 new windows", "5 are needed"]),
         ({"minute": 23 * 60}, {"quiet_hours": ("22:00-06:00",)}, ["quiet hours", "22:00-06:00"]),
         ({"battery": 90}, {}, ["on battery"]),
         ({"battery": 30}, {"on_battery": True}, ["battery at 30 %", "50 % are needed"]),
         ({"paused": "too hot"}, {}, ["too hot"]),
+        ({"busy": True}, {}, ["another training runs"]),
         ({"cpu": 81}, {}, ["81 %", "80 %"]),
         ({"free_memory": 10 << 20}, {}, ["10 MiB", "64 are needed"]),
     ],

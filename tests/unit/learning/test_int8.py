@@ -1,13 +1,24 @@
 """Parameters of the device's own in int8: made in the trainer child, judged there, run by the daemon."""
 
+from types import SimpleNamespace
+
 import msgspec
 import numpy as np
 import pytest
 from marram.bundle.file import encode
 from marram.inference.model import own_int8_model, own_model
-from marram.learning.int8 import Judge, decode_arrays, encode_arrays, in_int8, normal_scores
+from marram.learning import int8 as int8_module
+from marram.learning.int8 import (
+    Judge,
+    decode_arrays,
+    encode_arrays,
+    in_int8,
+    no_slower,
+    normal_scores,
+    one_window,
+)
 from marram.learning.store import TrainingSet
-from marram.learning.trainer import Int8Limits
+from marram.learning.trainer import Int8Limits, Int8Outcome
 from marram.programs.program import ProgramOptions
 
 from tests.support.training import filled_store, job, run
@@ -55,6 +66,38 @@ def test_int8_as_good_as_asked_for_is_used(trained, folder, limits):
     result = run(job(folder, output=str(folder / "again"), epochs=8, learning_rate=0.03, int8=limits))
     different = round((1 - result.int8.agreement) * result.int8.windows)
     assert result.int8.used == (different <= max((1 - limits.agreement) * result.int8.windows, 1))
+
+
+@pytest.mark.parametrize(
+    ("fp32", "int8", "used"),
+    [(22.0, 16.0, True), (20.0, 20.5, True), (8.0, 12.0, False), (100.0, 144.0, False)],
+)
+def test_what_is_as_good_runs_only_where_it_is_no_slower(fp32, int8, used):
+    outcome = no_slower(Int8Outcome(True, "", 10), fp32, int8)
+    assert (outcome.used, outcome.fp32_us, outcome.int8_us) == (used, fp32, int8)
+    assert outcome.reason == ("" if used else f"int8 takes {int8:.0f} us for a window, float32 {fp32:.0f} us")
+
+
+@pytest.mark.parametrize(("fp32", "int8"), [(3e-5, 2e-5), (0.9, 1.2)])
+def test_both_are_timed_for_one_window_in_turns_and_not_for_long(monkeypatch, fp32, int8):
+    now, turns = [0.0], []
+
+    def run(name, seconds):
+        def takes(x):
+            assert len(x) == 1
+            now[0] += seconds * (3 if not turns else 1)  # the first is slow
+            turns.append(name)
+            return {}
+
+        return takes
+
+    monkeypatch.setattr(int8_module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    window = np.zeros((1, 2, 3), np.float32)
+    found = one_window(run("fp32", fp32), run("int8", int8), window)
+    assert turns[::2] == ["fp32"] * (len(turns) // 2)
+    assert now[0] < 6.0
+    if len(turns) > 4:
+        assert found == pytest.approx((fp32 * 1e6, int8 * 1e6))
 
 
 def test_a_reconstruct_model_is_judged_by_its_scores(tmp_path):

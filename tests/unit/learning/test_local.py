@@ -113,6 +113,20 @@ def test_a_device_with_too_few_windows_says_so_and_looks_again(tmp_path, own):
     assert swapped == []
 
 
+def test_nothing_is_trained_while_all_windows_are_held_out(tmp_path, own):
+    """A device's first windows may be of one stretch: such a training could only fail."""
+    learning, _ = local(tmp_path, own)
+    manifest = bundle(HOST).manifest
+    everything_held_out = StoreSettings(64 << 20, 1e12, 30.0, 1.0)
+    store = SampleStore(tmp_path / "held.db", manifest.family, (9, 16), everything_held_out, seed=1)
+    learning.workshop.store = store
+    store.add(host_windows(), 0.0)
+    for _ in range(2):  # pending, and on the disk
+        learning.wake(1000.0)
+        assert learning.phase == "not training: all 200 windows so far are held out to evaluate on"
+        store.flush(0.0)
+
+
 def test_the_governors_reason_is_what_the_phase_says(tmp_path, own):
     learning, _ = local(tmp_path, own, governor=Governor(min_new_samples=500))
     learning.wake(1000.0)
@@ -296,6 +310,49 @@ def test_a_round_whose_training_fails_is_declined_with_the_trainers_words(tmp_pa
     [(_, sealed)] = wire.sent
     assert "diverged" in read(envelope.parse(sealed, 1 << 24), Decline).reason
     assert made.deltas == 0
+
+
+# ---- a schedule and rounds, which train in one child
+
+
+def both(tmp_path, epochs):
+    """(rounds, what they send, a schedule of so many epochs in the same workshop, what it has run)."""
+    made, wire = rounds(tmp_path)
+    swapped = []
+    learning = LocalLearning(
+        Schedule(after=100, every=3600.0, epochs=epochs, learning_rate=1e-6),
+        made.workshop, Own(tmp_path / "own", bundle(SHOULDER)), ProgramOptions(), Loop(),
+        lambda *models: swapped.append(models), lambda: "",
+    )  # fmt: skip
+    return made, wire, learning, swapped
+
+
+def test_a_schedule_waits_while_a_round_trains(tmp_path):
+    made, wire, learning, swapped = both(tmp_path, epochs=1)
+    made.arrived(TOPICS.round, Voice().sealed_offer(offer(steps=Steps(3, 16, 1e-6))), NOW)
+    learning.wake(NOW)
+    assert learning.phase == "not training: another training runs"
+    made.loop.turn(NOW)
+    assert [topic for topic, _ in wire.sent] == [TOPICS.up("device-1", "delta")]
+    learning.wake(learning.wake_at)
+    learning.loop.turn(NOW + 10)
+    assert len(swapped) == 1
+
+
+def test_no_round_ends_a_training_on_a_schedule(tmp_path):
+    made, wire, learning, swapped = both(tmp_path, epochs=3)
+    voice = Voice()
+    learning.wake(NOW)
+    for number in range(2):
+        made.arrived(TOPICS.round, voice.sealed_offer(offer(round=number)), NOW)
+        _, sealed = wire.sent[-1]
+        assert read(envelope.parse(sealed, 1 << 24), Decline).reason == "another training runs"
+    learning.loop.turn(NOW + 10)
+    assert len(swapped) == 1
+    made.wake(made.wake_at)
+    made.loop.turn(NOW + 60)
+    _, sealed = wire.sent[-1]
+    assert read(envelope.parse(sealed, 1 << 24), Delta).round == 1
 
 
 def test_a_newer_round_ends_the_training_of_the_older_and_only_its_delta_is_sent(tmp_path):

@@ -229,7 +229,18 @@ def test_with_int8_never_a_training_makes_none(device):
     assert list(device.own.folder.glob("*.safetensors")) == []
 
 
+@pytest.mark.parametrize(("use", "timed"), [("auto", True), ("always", False)])
+def test_speed_counts_unless_int8_is_asked_for_by_name(device, use, timed):
+    device.shop.config = msgspec.structs.replace(device.shop.config, int8=Int8(use=use))
+    learning = device.begin(learnt(used=False))
+    learning.wake(5000.0)
+    learning.loop.turn(5010.0)
+    assert (learning.int8.int8_us is not None, learning.int8.fp32_us is not None) == (timed, timed)
+    assert device.runs == [INT8 if learning.int8.used else FLOAT32]
+
+
 def test_a_training_that_gives_good_int8_runs_it(device):
+    device.shop.config = msgspec.structs.replace(device.shop.config, int8=Int8(use="always"))
     learning = device.begin(learnt(used=False))
     learning.wake(5000.0)
     learning.loop.turn(5010.0)

@@ -3,7 +3,8 @@
 import numpy as np
 from marram.learning import participant as machine
 from marram.learning.shell import PAUSE
-from marram.wire.messages import Decline
+from marram.wire import reasons
+from marram.wire.messages import Decline, Delta
 
 from tests.support.aggregator import SIZE, TOPICS
 from tests.unit.learning.test_participant import opened
@@ -75,3 +76,16 @@ def test_an_older_delta_is_still_sent_after_a_disk_error(device, voice):
     empty(device)
     device.hears(*voice.receipt("device-1", 0, device.deltas[0]))
     assert device.participant.outbox == 0
+
+
+def test_trees_travel_as_they_are_and_are_not_owed_when_they_came_too_late(device, voice):
+    voice.chain = "trees(4)"
+    device.hears(TOPICS.round, voice.sealed_offer(voice.offer(0)))
+    device.trained(b"what the trainer left")
+    [(_, sealed)] = device.sent
+    assert opened(sealed, Delta).payload == b"what the trainer left"
+    device.hears(
+        *voice.refusal(device.participant.author.subject.name, device.deltas[0], reasons.STALE_ROUND)
+    )
+    assert device.participant.outbox == 0
+    assert device.journal.residual() is None

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
-from marram.wire import cbor, chunks, envelope, messages, signed
+from marram.wire import cbor, chunks, envelope, messages, signed, trees
 from marram.wire.codec import Chain, device_seed, seed
 
 from tests.unit.wire.test_cose_vectors import RFC8032_SECRET_1
@@ -41,6 +41,14 @@ def decoded(spec: str) -> bytes:
     return Chain.parse(spec).decode(encoded(spec), len(VECTOR), 42).astype("<f4").tobytes()
 
 
+def told() -> bytes:
+    tree = trees.Tree(
+        np.array([2, 0]), np.array([1.5, -0.25], np.float32), np.array([[1, 2], [3, 4]]),
+        np.array([[1, 0], [0.25, 0.75], [0, 1]], np.float32),
+    )  # fmt: skip
+    return trees.encode(trees.Contribution((tree,), 20, np.array([18, 9])))
+
+
 def frame(index: int) -> bytes:
     return chunks.split(b"marram grass holds the dune", 58)[index]
 
@@ -58,6 +66,7 @@ EXAMPLES = {
     "eight bits": lambda: encoded("quantise(8)"),
     "topk": lambda: encoded("topk(0.34)|float16"),
     "randk": lambda: encoded("randk(0.34)|float16"),
+    "trees": told,
 }
 
 

@@ -1,4 +1,4 @@
-"""A forecaster with gated recurrent units (GRU; Cho et al., arXiv 1406.1078)."""
+"""A forecaster with recurrent units: gated ones (GRU; Cho et al., arXiv 1406.1078) or an LSTM."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from torch import Tensor, nn
 class Forecaster(nn.Module):
     """From the past (batch, channels, steps) what comes after it, (batch, channels, horizon)."""
 
-    def __init__(self, channels: int, horizon: int, hidden: int = 16) -> None:
+    def __init__(
+        self, channels: int, horizon: int, hidden: int = 16, unit: type[nn.GRU | nn.LSTM] = nn.GRU
+    ) -> None:
         super().__init__()
-        self.remember = nn.GRU(channels, hidden, batch_first=True)
+        self.remember = unit(channels, hidden, batch_first=True)
         self.foretell = nn.Sequential(
             nn.Linear(hidden, channels * horizon), nn.Unflatten(1, (channels, horizon))
         )

@@ -8,12 +8,10 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from marram_cloud.workshop.translations import (
-    UnsupportedError,
-    avg_pool_backward,
-    convolution_backward,
-    max_pool_backward,
-)
+from marram_cloud.workshop import convolutions as convolving
+from marram_cloud.workshop.convolutions import convolution, convolution_backward
+from marram_cloud.workshop.translations import UnsupportedError, avg_pool_backward, max_pool_backward
+from onnxscript import opset18 as op
 from onnxscript import tensor
 from torch.nn import functional
 
@@ -43,9 +41,25 @@ def convolutions(draw):
     groups = draw(st.sampled_from((1, 1, 2, 3)))
     each = lambda low, high: [draw(st.integers(low, high)) for _ in range(axes)]  # noqa: E731
     inside, outside = (groups * draw(st.integers(1, 3)) for _ in range(2))
+    if draw(st.booleans()):  # depthwise
+        inside = outside = groups
     sides, kernel = each(1, 12), each(1, 4)
     options = {"stride": each(1, 3), "padding": each(0, 3), "dilation": each(1, 3), "groups": groups}
     return draw(batches), inside, outside, sides, kernel, options
+
+
+@pytest.fixture(params=["batch outermost", "batch innermost"])
+def layout(request, monkeypatch):
+    """Both layouts of planes. The marks, which ``innermost`` takes out of a graph, are computed."""
+    inside = lambda value: op.Unsqueeze(op.Transpose(value, perm=[1, 2, 3, 0]), ints(0))  # noqa: E731
+    outside = lambda value: op.Transpose(op.Squeeze(value, ints(0)), perm=[3, 0, 1, 2])  # noqa: E731
+    monkeypatch.setattr(convolving, "_SMALL", 256 if request.param == "batch innermost" else 0)
+    monkeypatch.setattr(convolving, "to_innermost", inside)
+    monkeypatch.setattr(convolving, "from_innermost", outside)
+
+
+def ints(*values):
+    return op.Constant(value_ints=list(values))
 
 
 def gradients(out, x, weight, bias, options, transposed):
@@ -58,6 +72,7 @@ def gradients(out, x, weight, bias, options, transposed):
     )  # fmt: skip
 
 
+@pytest.mark.usefixtures("layout")
 @MANY
 @given(convolutions())
 def test_the_gradients_of_a_convolution(case):
@@ -79,6 +94,29 @@ def test_the_gradients_of_a_convolution(case):
         agree(one, expected)
 
 
+@pytest.mark.usefixtures("layout")
+@FEW
+@given(convolutions(), st.booleans())
+def test_a_convolution(case, biased):
+    batch, inside, outside, sides, kernel, options = case
+    reach = [
+        side + 2 * pad - spread * (size - 1)
+        for side, pad, spread, size in zip(
+            sides, options["padding"], options["dilation"], kernel, strict=True
+        )
+    ]
+    assume(min(reach) >= 1)
+    x, weight = random(batch, inside, *sides), random(outside, inside // options["groups"], *kernel)
+    bias = random(outside) if biased else None
+    expected = (functional.conv1d, functional.conv2d)[len(sides) - 1](x, weight, bias, **options)
+    found = convolution(
+        onnx(x), onnx(weight), onnx(bias) if biased else None, options["stride"], options["padding"],
+        options["dilation"], False, [0] * len(sides), options["groups"],
+    )  # fmt: skip
+    agree(found, expected)
+
+
+@pytest.mark.usefixtures("layout")
 @MANY
 @given(convolutions(), st.data())
 def test_the_gradients_of_a_transposed_convolution(case, data):
@@ -150,6 +188,27 @@ def test_the_gradient_of_an_average_pooling(batch, channel, length, kernel, stri
         batch, channel, length,
         lambda gradient, x, out: avg_pool_backward(gradient, x, *arguments),
     )  # fmt: skip
+
+
+pairs = lambda low, high: st.tuples(st.integers(low, high), st.integers(low, high)).map(list)  # noqa: E731
+
+
+@FEW
+@given(batches, channels, pairs(4, 9), pairs(1, 4), pairs(1, 4), pairs(0, 2), st.booleans())
+def test_the_gradients_of_poolings_over_two_axes(batch, channel, sides, kernel, stride, padding, padded):
+    padding = [min(pad, size // 2) for pad, size in zip(padding, kernel, strict=True)]
+    x = random(batch, channel, *sides)
+    for function, options, backward in (
+        (functional.max_pool2d_with_indices, ([1, 1], False), max_pool_backward),
+        (functional.avg_pool2d, (False, padded, None), avg_pool_backward),
+    ):
+        arguments = (kernel, stride, padding, *options)
+        seen = x.clone().requires_grad_()
+        made = function(seen, *arguments)
+        out, more = (made[0], [onnx(made[1])]) if isinstance(made, tuple) else (made, [])
+        gradient = random(*out.shape)
+        out.backward(gradient)
+        agree(backward(onnx(gradient), onnx(x), *arguments, *more), seen.grad)
 
 
 def test_an_average_pooling_with_ceil_mode_says_what_to_use():
