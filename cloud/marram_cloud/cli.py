@@ -240,7 +240,8 @@ def _parser() -> argparse.ArgumentParser:
     for added in (enrolled, revoked):
         added.add_argument("-c", "--config", type=Path, help="the aggregator's YAML: tell its ledger at once")
     command("schema", _schema, "Print the configuration's JSON Schema, for editors.")
-    releases.add_commands(commands.add_parser("release", help="Releases: build, sign, publish, promote."))
+    released = commands.add_parser("release", help="Releases: build, sign, publish, promote.")
+    releases.add_commands(released)
     workshops.add_commands(commands.add_parser("workshop", help="The model workshop."))
     return parser
 

@@ -36,7 +36,8 @@ class Comparison:
 class Built:
     """content: the bundle's bytes. comparison: None for other tasks than classify, and without windows.
 
-    source: of the ranges of int8; "" for a forest, which has none. tflite: what became of LiteRT's form.
+    source: of the ranges of int8; "" for a forest, which has none. tflite: what became of the form for
+    LiteRT.
     """
 
     content: bytes

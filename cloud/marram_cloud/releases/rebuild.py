@@ -44,8 +44,7 @@ def rebuild(
     """
     manifest = bundle.manifest
     if ranges is None:
-        members = with_forest(manifest, bundle.members, parameters)
-        told = "no form for LiteRT: a forest has none"
+        members, told = with_forest(manifest, bundle.members, parameters), "none: trees have no such form"
     else:
         manifest, members, told = _with_int8(bundle, parameters, ranges, windows, labels)
     card = msgspec.structs.replace(manifest.card, metrics={**manifest.card.metrics, **metrics})
@@ -61,7 +60,7 @@ def _with_int8(
     members = {**bundle.members, PARAMETERS: encode_parameters(manifest, parameters)}
     float_layers = kept_float(bundle, parameters)
     if windows is not None:
-        kept = keep_float(predict, parameters, ranges, windows, labels, float_layers)
+        kept = keep_float(predict, parameters, ranges, bundle.features(windows), labels, float_layers)
         log.info("infer.onnx: %s", kept)
         float_layers = kept.layers
     int8 = int8_programs(predict, parameters, ranges, float_layers)

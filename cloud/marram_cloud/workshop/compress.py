@@ -52,23 +52,28 @@ def compress(
     candidates = [one.measured for one in trials]
     if budget:
         fitting = budget.fitting([one for one in candidates if one.precision != "fp32"])
-        likely = [trials[candidates.index(one)] for one in fitting]
     else:
         coarse = [one for one in trials if one.measured.precision in ("int8", "mixed")]
-        likely = [next((one for one in coarse if not one.loses), trials[0])]
+        fitting = [next((one for one in coarse if not one.loses), trials[0]).measured]
     forms: list[Trial] = []
     target = output or folder / f"{project.about.name}.marram"
     with tempfile.TemporaryDirectory() as scratch:
-        for trial in likely:
-            kept, made = trial.keep_float if budget else None, Path(scratch) / "made.marram"
-            built = build(folder, made, project.with_module(trial.module), kept, tflite)
+        for chosen in fitting:
+            trial = trials[candidates.index(chosen)]
+            built = build(
+                folder,
+                Path(scratch) / "made.marram",
+                project.with_module(trial.module),
+                trial.keep_float if budget else None,
+                tflite,
+            )
             if tflite:
-                forms.append(_in_litert(project, trial, read(made), data, trials[0]))
+                forms.append(_in_litert(project, trial, read(built.path), data, trials[0]))
             if not tflite or budget.excess(forms[-1].measured) == 0:
                 break
         else:
             budget.fitting([one.measured for one in forms])
-        replace_file(target, made.read_bytes())
+        replace_file(target, built.path.read_bytes())
     built = replace(built, path=target)
     if report is not None:
         judged_on = next(file for file in ("evaluation.npz", "calibration.npz") if (folder / file).exists())
@@ -87,7 +92,8 @@ def _in_litert(project: Project, trial: Trial, bundle: Bundle, data: Data, first
     subject = Subject(trial.module, trial.measured.pruned, predict, flat, {})
     program = bundle.members[bundle.manifest.programs["infer_tflite"].file]
     best = first.measured.quality
-    return measured(subject, data, best, program, "LiteRT int8", runtime="tflite")
+    found, loses = measured(subject, data, best, program, "LiteRT int8", runtime="tflite")
+    return Trial(found, trial.module, (), (), loses)
 
 
 def _data(project: Project, budget: Budget, epochs: int) -> Data:

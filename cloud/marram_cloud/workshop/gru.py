@@ -120,6 +120,8 @@ define(
     "gru", "(Tensor x, Tensor start, Tensor w_ih, Tensor w_hh, Tensor b_ih, Tensor b_hh) -> Tensor", _forward,
     lambda x, start, w_ih, w_hh, b_ih, b_hh: x.new_empty(x.shape[0], x.shape[1], w_hh.shape[1]),
 )  # fmt: skip
+PLAIN = {torch.ops.marram.gru.default: _forward}
+"""The forward pass by PyTorch's own operators, for a converter that does not know ours."""
 define(
     "gru_back", "(Tensor gradient, Tensor of_state, Tensor z, Tensor w_hh) -> (Tensor, Tensor)", _back,
     lambda gradient, of_state, z, w_hh: (torch.empty_like(gradient), torch.empty_like(gradient[0])),

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from marram_cloud.compression.errors import CompressionError
 from marram_cloud.litert.quantise import Wanted
 from marram_cloud.litert.template import make, probe
+from marram_cloud.workshop import gru, lstm
 from marram_cloud.workshop.converters import Converter
-from marram_cloud.workshop.recurrent import PLAIN
 
 _SEEDS = (1, 2)
 
@@ -41,7 +41,7 @@ def template(
     try:
         exported = torch.export.export(_WithParameters(function, parameters), (x,), strict=False)
         # Without what writes in place, which a second export would refuse.
-        exported = exported.run_decompositions({**PLAIN})
+        exported = exported.run_decompositions({**gru.PLAIN, **lstm.PLAIN})
     except Exception as error:
         raise CompressionError(f"LiteRT gets no form of this model: {_first_line(error)}") from error
     with tempfile.TemporaryDirectory() as name:

@@ -147,6 +147,8 @@ define(
         x.new_empty(x.shape[0], x.shape[1], w_hh.shape[1]), torch.empty_like(cell)
     ),
 )  # fmt: skip
+PLAIN = {torch.ops.marram.lstm.default: _forward}
+"""The forward pass by PyTorch's own operators, for a converter that does not know ours."""
 define(
     "lstm_cells", "(Tensor added, Tensor kept, Tensor cell) -> Tensor", _cells,
     lambda added, kept, cell: torch.empty_like(added),

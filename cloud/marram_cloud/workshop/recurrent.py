@@ -77,16 +77,11 @@ def rows(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.addmm(bias, x.reshape(-1, x.shape[2]), weight.T).reshape(x.shape[0], -1, weight.shape[0])
 
 
-PLAIN: dict[Any, Callable[..., Any]] = {}
-"""Our operators by PyTorch's own, for a converter that does not know ours."""
-
-
 def define(name: str, signature: str, does: Callable[..., Any], fake: Callable[..., Any]) -> None:
     """An operator that a trace keeps whole; it has no gradient of its own, an autograd.Function gives it."""
     _OPERATORS.define(f"{name}{signature}")
     _OPERATORS.impl(name, does, "CompositeExplicitAutograd")
     torch.library.register_fake(f"marram::{name}", fake, lib=_OPERATORS)
-    PLAIN[getattr(torch.ops.marram, name).default] = does
 
 
 def reordered(value: Value, hidden: int, order: Sequence[int]) -> Value:

@@ -130,11 +130,13 @@ class Bench:
         return after.quality.worse_than(before.quality) > self._bound
 
     def _trial(self, subject: Subject, precision: str, kept: tuple[str, ...]) -> Trial:
+        data = self._data
         if precision == "fp32":
             program: bytes = fold(subject.predict, subject.flat).SerializeToString()
         else:
             program = quantise(subject.predict, subject.flat, subject.ranges, kept)
-        return measured(subject, self._data, self._best, program, precision, kept)
+        found, loses = measured(subject, data, self._best, program, precision, kept)
+        return Trial(found, subject.module, kept, (), loses)
 
 
 @dataclass(frozen=True)
@@ -156,15 +158,16 @@ def measured(
     precision: str,
     kept: tuple[str, ...] = (),
     runtime: Literal["onnx", "tflite"] = "onnx",
-) -> Trial:
-    """What the program, made of the subject, costs and is worth. best: what the loss refers to."""
+) -> tuple[Candidate, bool]:
+    """What the program, made of the subject, costs and is worth, and whether it loses more than is allowed
+    where no budget says how much. best: what the loss refers to."""
     windows = data.judged.windows
     said = load(program, runtime)(x=windows)
     exact = load(subject.predict, "onnx")(parameters=subject.flat, x=windows)
     quality = None
     if not data.classes or data.judged.labels is not None:
         quality = judge(said, data.judged.labels, data.classes)
-    candidate = Candidate(
+    found = Candidate(
         pruned=subject.ratio,
         precision=precision,
         bytes=len(program),
@@ -176,4 +179,4 @@ def measured(
         loss=quality.worse_than(best) if quality is not None and best is not None else None,
         kept_float=kept,
     )
-    return Trial(candidate, subject.module, kept, (), compare(exact, said, data.judged.labels).too_much)
+    return found, compare(exact, said, data.judged.labels).too_much
