@@ -55,7 +55,7 @@ def test_the_aggregator_releases_both_forms_and_the_device_runs_the_better(tmp_p
     ):
         (device,) = fleet.devices
         sensor = {**device.settings["sensors"][0], "speed": 100, "repeat": True}
-        trial = {"windows": 10, "confirm": 10, "agreement": 0.0, "stored": 20}
+        trial = {"windows": 10, "confirm": 10, "agreement": 0.0, "accuracy": 1.0, "stored": 20}
         device.write(sensors=[sensor], releases={"spread": "0s", "trial": trial})
         fleet.start()
         fleet.closed(1)

@@ -97,8 +97,10 @@ def _about(folder: Path) -> ProjectFile:
     about = load_yaml(file, ProjectFile)
     if about.task == "forecast":
         raise ProjectError(f"{file}: task: a Keras model may classify or reconstruct, not forecast")
-    if about.loss is not None or about.training != Training():
-        raise ProjectError(f"{file}: a Keras model does not learn on devices: remove loss and training")
+    if about.loss is not None or about.backbone is not None or about.training != Training():
+        raise ProjectError(
+            f"{file}: a Keras model does not learn on devices: remove loss, training and backbone"
+        )
     if not (folder / "model.keras").exists():
         raise ProjectError(f"{folder / 'model.keras'}: is not there: model.save('model.keras') writes it")
     return about

@@ -68,7 +68,7 @@ def test_where_nothing_helps_all_stays_in_float_and_runs(model):
 def test_a_release_keeps_the_bound_too(model):
     _, parameters, ranges, windows = model
     source = bundle(SHOULDER)
-    release = parse(rebuild(source, parameters, spoilt(ranges, *ranges), windows, "1+r1", {}))
+    release = parse(rebuild(source, parameters, spoilt(ranges, *ranges), windows, "1+r1", {}).content)
     exact = source.program("predict")(parameters=parameters, x=windows)
     np.testing.assert_allclose(release.program("infer")(x=windows)["scores"], exact["scores"], atol=1e-6)
     assert "calibrate" not in release.manifest.programs

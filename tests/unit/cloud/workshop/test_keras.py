@@ -137,7 +137,7 @@ def test_a_damaged_model_is_told(tmp_path):
     ("changes", "problem"),
     [
         ({"task": "forecast", "horizon": 5, "labels": []}, "may classify or reconstruct"),
-        ({"training": {"epochs": 2}}, "does not learn on devices: remove loss and training"),
+        ({"training": {"epochs": 2}}, "does not learn on devices: remove loss, training"),
         ({}, r"model\.keras: is not there"),
     ],
 )

@@ -63,9 +63,9 @@ def test_a_release_has_a_form_for_litert_that_computes_what_predict_does(tmp_pat
 
 
 @SLOW
-@pytest.mark.parametrize("name", ["transformer", "recurrent"])
+@pytest.mark.parametrize("name", ["transformer", "recurrent", "recurrent-lstm"])
 def test_what_litert_torch_folds_or_does_not_know_has_a_template_too(tmp_path, name):
-    """Scales of LayerNorms go into the dense layers behind them; a GRU is unrolled."""
+    """Scales of LayerNorms go into the dense layers behind them; GRUs and LSTMs are unrolled."""
     (entry,) = [one for one in ZOO if one.name == name]
     project = Project(entry.write(tmp_path / name))
     functions, flat = project.functions, project.functions.flat()
