@@ -124,7 +124,7 @@ TRANSLATED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", drawn(TRACED, 4))
+@pytest.mark.parametrize("name", drawn(TRACED, 3))
 def test_what_cannot_be_traced_is_named_with_its_line(name, tmp_path):
     body, line, words = TRACED[name]
     names(refused(tmp_path, body), line, words)
