@@ -31,9 +31,10 @@ zoo: .venv/.test
 	MARRAM_ZOO=all $(BIN)/python -m pytest -n 2 --dist loadfile tests/zoo tests/unit/cloud/workshop tests/examples/test_tutorial.py
 	$(BIN)/python -m tests.zoo.table
 
-# Kill a device at every change of its disk while it installs a release.
+# Kill a device at every change of its disk while it installs a release, and a repository at every write.
 powercuts: .venv/.test
 	$(BIN)/python -m tests.support.powercut $(CUTS)
+	MARRAM_ZOO=all $(BIN)/python -m pytest -n 2 -k power_cut tests/unit/cloud/releases/repository
 
 # Debian packages for one release and one processor, in build/deb: make deb ARCH=arm64 DEBIAN=13
 deb: .venv/.package

@@ -1,4 +1,4 @@
-"""Parts of slow suites: some are drawn by the date for ``make test``; ``make zoo`` runs them all."""
+"""Parts of slow suites: ``make test`` runs some, drawn by the date; ``make zoo`` and others run all."""
 
 from __future__ import annotations
 

@@ -103,7 +103,11 @@ def build(
     """
     torch.set_num_threads(1)
     project = project or Project(folder)
-    about = project.about
+    about, backbone = project.about, project.backbone
+    if tflite and backbone is not None:
+        raise CompressionError(
+            "a bundle with a backbone has no infer.tflite: the backbone itself may be TFLite"
+        )
     judged = project.windows("evaluation.npz")
     functions = project.functions
     verifier = Verifier({})
@@ -120,7 +124,6 @@ def build(
         keep_float = kept.layers
     int8 = int8_programs(files["predict.onnx"], flat, ranges, keep_float)
     files["infer.onnx"] = int8.infer
-    backbone = project.backbone
     figures = {"infer_bytes": float(len(int8.infer))}
     if backbone is None or backbone.macs is not None:
         macs = work(files["predict.onnx"], flat).macs + (backbone.macs or 0 if backbone else 0)
@@ -133,10 +136,6 @@ def build(
     manifest, files = int8.put_into(_manifest(project, functions, files, figures), files)
     members = {**files, PARAMETERS: encode_parameters(manifest, flat)}
     lite = ""
-    if tflite and backbone is not None:
-        raise CompressionError(
-            "a bundle with a backbone has no infer.tflite: the backbone itself may be TFLite"
-        )
     if tflite:
         wanted = about.tflite if tflite is True else tflite
         members[TEMPLATE] = _template(functions, project, files, wanted)

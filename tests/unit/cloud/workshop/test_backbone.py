@@ -213,8 +213,10 @@ def test_other_tasks_have_none(tmp_path):
 
 
 def test_a_form_for_litert_is_refused_beside_a_backbone(tmp_path):
+    folder = project(tmp_path / "small", HEAD, GIVEN)
+    (folder / "embed.tflite").write_bytes(embedding())
     with pytest.raises(CompressionError, match="the backbone itself may be TFLite"):
-        build(project(tmp_path / "small", code=OWN), tflite=True)
+        build(folder, tflite=True)
 
 
 def test_what_is_told_of_it_stands_in_the_report_and_the_card(built):

@@ -27,6 +27,7 @@ from tuf.api.exceptions import (
 
 from tests.support.releases import released
 from tests.support.repository import MODEL, Client, Repository, served
+from tests.support.sampled import drawn
 
 
 @pytest.fixture
@@ -406,7 +407,7 @@ def operations():
     }
 
 
-@pytest.mark.parametrize("name", operations())
+@pytest.mark.parametrize("name", drawn(operations(), 4))
 def test_a_power_cut_at_any_write_leaves_a_repository_that_clients_accept_and_that_goes_on(
     tmp_path, monkeypatch, name
 ):
