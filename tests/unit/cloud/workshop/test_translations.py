@@ -62,6 +62,14 @@ def ints(*values):
     return op.Constant(value_ints=list(values))
 
 
+def sound(case):
+    """The case, if the kernel fits into the padded input."""
+    _, _, _, sides, kernel, options = case
+    axes = zip(sides, options["padding"], options["dilation"], kernel, strict=True)
+    assume(min(side + 2 * pad - spread * (size - 1) for side, pad, spread, size in axes) >= 1)
+    return case
+
+
 def gradients(out, x, weight, bias, options, transposed):
     gradient = random(*out.shape)
     out.backward(gradient)
@@ -76,14 +84,7 @@ def gradients(out, x, weight, bias, options, transposed):
 @MANY
 @given(convolutions())
 def test_the_gradients_of_a_convolution(case):
-    batch, inside, outside, sides, kernel, options = case
-    reach = [
-        side + 2 * pad - spread * (size - 1)
-        for side, pad, spread, size in zip(
-            sides, options["padding"], options["dilation"], kernel, strict=True
-        )
-    ]
-    assume(min(reach) >= 1)
+    batch, inside, outside, sides, kernel, options = sound(case)
     x, weight, bias = (
         random(*shape).requires_grad_()
         for shape in ((batch, inside, *sides), (outside, inside // options["groups"], *kernel), (outside,))
@@ -98,14 +99,7 @@ def test_the_gradients_of_a_convolution(case):
 @FEW
 @given(convolutions(), st.booleans())
 def test_a_convolution(case, biased):
-    batch, inside, outside, sides, kernel, options = case
-    reach = [
-        side + 2 * pad - spread * (size - 1)
-        for side, pad, spread, size in zip(
-            sides, options["padding"], options["dilation"], kernel, strict=True
-        )
-    ]
-    assume(min(reach) >= 1)
+    batch, inside, outside, sides, kernel, options = sound(case)
     x, weight = random(batch, inside, *sides), random(outside, inside // options["groups"], *kernel)
     bias = random(outside) if biased else None
     expected = (functional.conv1d, functional.conv2d)[len(sides) - 1](x, weight, bias, **options)
