@@ -24,6 +24,7 @@ SHOWS = {
     "features": "`Linear` layers on features",
     "adapted": "low-rank adapters (LoRA); only they are trained and travel",
     "norms-and-biases": "only norms and biases are trained and travel",
+    "backbone": "ResNet-8 but its end as an int8 backbone that never changes; a head is trained and travels",
 }
 
 
@@ -45,10 +46,21 @@ def _row(entry: Entry, found: Found) -> str:
         "" if found.parameters is None else f"{found.parameters:,}",
         "" if found.infer_bytes is None else f"{found.infer_bytes / 1024:.0f} KiB",
         "" if found.apart is None else f"{found.apart:.0e}",
-        "" if found.curve is None else f"within {found.curve:.1%} of its first",
+        _curve(found),
         {None: "", True: "trained, released, runs in int8", False: "fails"}[found.device],
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _curve(found: Found) -> str:
+    if found.curve is None:
+        return ""
+    own = (
+        ""
+        if found.spread is None
+        else f"; PyTorch's own, windows changed in their last bits: {found.spread:.1%}"
+    )
+    return f"within {found.curve:.1%} of its first{own}"
 
 
 def written(page: str, made: str) -> str:
