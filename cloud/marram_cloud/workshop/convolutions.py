@@ -263,10 +263,15 @@ def _dense_weight_gradient(seen: Value, channels: int, made: Value, sizes: _Size
     A plane is unfolded along all but its first axis, along which slices are long runs, which need not be
     brought together.
     """
-    wanted = op.Transpose(op.Reshape(made, _ints([sizes.outside, -1])), perm=[1, 0])
+    flat, places = op.Reshape(made, _ints([sizes.outside, -1])), math.prod(sizes.kernel)
+    if places == 1:
+        (tap,) = _taps(seen, sizes)
+        product = op.MatMul(flat, op.Transpose(op.Reshape(tap, _ints([sizes.inside, -1])), perm=[1, 0]))
+        return op.Reshape(product, _ints([sizes.outside, sizes.inside, *sizes.kernel]))
+    wanted = op.Transpose(flat, perm=[1, 0])
     if len(sizes.kernel) == 1:
         rows = [op.Reshape(tap, _ints([sizes.inside, -1])) for tap in _taps(seen, sizes)]
-        products = [op.MatMul(rows[0] if len(rows) == 1 else op.Concat(*rows, axis=0), wanted)]
+        products = [op.MatMul(op.Concat(*rows, axis=0), wanted)]
     else:
         others = math.prod(sizes.kernel[1:])
         along = list(_taps(seen, sizes, first=1))
@@ -276,7 +281,6 @@ def _dense_weight_gradient(seen: Value, channels: int, made: Value, sizes: _Size
             for tap in _taps(wide, sizes, last=1)
         ]
     product = products[0] if len(products) == 1 else op.Concat(*products, axis=0)
-    places = math.prod(sizes.kernel)
     apart = op.Transpose(op.Reshape(product, _ints([places, sizes.inside, sizes.outside])), perm=[2, 1, 0])
     return op.Reshape(apart, _ints([sizes.outside, sizes.inside, *sizes.kernel]))
 
