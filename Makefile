@@ -26,7 +26,7 @@ bench: .venv/.test .venv-onnxruntime-training
 simulate: .venv/.test
 	SEEDS=$(SEEDS) $(BIN)/python -m pytest -n auto tests/simulation
 
-# Build, train, release and run every architecture of tests/zoo (needs torch; a quarter of an hour).
+# Build, train, release and run every architecture of tests/zoo (needs torch; nine minutes on two cores).
 zoo: .venv/.test
 	MARRAM_ZOO=all $(BIN)/python -m pytest -n 2 --dist loadfile tests/zoo tests/unit/cloud/workshop tests/examples/test_tutorial.py
 	$(BIN)/python -m tests.zoo.table
