@@ -211,8 +211,9 @@ def _problems(manifest: Manifest) -> Iterator[str]:
 def _backbone_problems(manifest: Manifest, entry: ProgramFile, layout: BackboneLayout) -> Iterator[str]:
     if manifest.task != "classify":
         yield f"a {manifest.task} model has no backbone: only a classify model may"
-    if "infer_tflite" in manifest.programs:
-        yield "a bundle with a `backbone` program has no `infer_tflite`"
+    for role in ("infer_tflite", "features"):
+        if role in manifest.programs:
+            yield f"a bundle with a `backbone` program has no `{role}`"
     if wrong := problem(layout.axes, layout.width, len(manifest.channels)):
         yield f"backbone.axes: {wrong}"
     elif layout.width is not None and manifest.length % layout.width:

@@ -89,6 +89,7 @@ def convolution(
     given = [input, weight] if bias is None else [input, weight, bias]
     if transposed:
         return op.ConvTranspose(*given, **options, output_padding=extra)
+    # Outputs matter only where each place sees one place: there they are as large as the input.
     sizes = _sizes(input, _sides(input), weight, steps, pads, spreads, groups)
     if not sizes.innermost:
         return op.Conv(*given, **options)

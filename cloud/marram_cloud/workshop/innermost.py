@@ -96,8 +96,7 @@ class _Pass:
 
     def _moved(self, node: onnx.NodeProto) -> bool:
         """Whether the node could be computed with the batch innermost, and was put there."""
-        first = next((name for name in node.input if name in self._inner), None)
-        if first is None:
+        if not self._inner.keys() & set(node.input):
             return False
         if node.op_type == "ReduceSum" and node.input[0] in self._inner:
             return self._sum(node)

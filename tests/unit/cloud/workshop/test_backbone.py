@@ -165,6 +165,7 @@ def test_a_bundle_whose_parts_do_not_fit_is_refused(built):
         ({"backbone": BackboneLayout(("batch", "length"))}, "expected each of"),
         ({"backbone": BackboneLayout(("batch", "channels", "height", "width"), 5)}, "a divisor of length"),
         ({"programs": {**programs, "infer_tflite": programs["infer"]}}, "no `infer_tflite`"),
+        ({"programs": {**programs, "features": programs["infer"]}}, "no `features`"),
     ]
     for changes, why in cases:
         with pytest.raises(BundleError, match=why):
