@@ -157,9 +157,17 @@ class Device:
             return []
         return [json.loads(line) for line in self.predictions.read_text().splitlines()]
 
-    def outbox(self) -> list[bytes]:
-        """The digests in its outbox, read from its journal."""
-        return [row[0] for row in read(self.state / "journal.db", "SELECT digest FROM outbox ORDER BY entry")]
+    def has_a_delta(self) -> bytes:
+        """Wait for the one delta in its outbox and give the digest. Read from its journal: its status speaks
+        of a delta a moment before that is on the disk."""
+        found: list[bytes] = []
+
+        def look() -> bool:
+            found[:] = [row[0] for row in read(self.state / "journal.db", "SELECT digest FROM outbox")]
+            return len(found) == 1
+
+        eventually(f"{self.name}: a delta in the outbox", look, 45)
+        return found[0]
 
 
 class Aggregator:
