@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +63,10 @@ class Functions:
         """A flat vector as named tensors."""
         shapes = self.shapes
         parts = torch.split(flat, [math.prod(shape) for shape in shapes.values()])
-        return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+        return {
+            name: part if len(shape) == 1 else part.reshape(shape)
+            for (name, shape), part in zip(shapes.items(), parts, strict=True)
+        }
 
     def train(
         self, parameters: Tensor, state: Tensor, x: Tensor, y: Tensor | None, weight: Tensor,
@@ -71,24 +74,23 @@ class Functions:
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """One step of the optimiser, with FedProx's proximal term (Li et al., arXiv 1812.06127); the loss is
         the weighted mean. seed: int64 (), of dropout."""
-        tensors = self.split(parameters)
+        tensors, count = self.split(parameters), self.trained
         moved = {name: tensors.pop(name) for name in self.trainable}
         plain = Plain(seed)
 
-        def mean_loss(moved: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        def mean_loss(moved: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
             made, target = self._made({**moved, **tensors}, x, y, plain, training=True)
             each = self.loss.each(made, target, weight) * weight
             loss = each.sum() / torch.clamp((self.loss.counts(target) * weight).sum(), min=_TINY)
-            return loss, self._new_statistics(tensors, plain)
+            return loss, self._moved(parameters[count:], tensors, plain)
 
         gradients, (loss, statistics) = grad_and_value(mean_loss, has_aux=True)(moved)
-        gradient = torch.cat([gradients[name].reshape(-1) for name in self.trainable])
-        count = self.trained
+        gradient = torch.cat([gradients[name].flatten() for name in self.trainable])
         own, anchored = (parameters[:count], anchor[:count]) if self.statistics else (parameters, anchor)
         gradient = self.optimiser.clipped(gradient + mu * (own - anchored))
         new, new_state = self.optimiser.step(own, gradient, state, learning_rate)
-        if statistics:
-            new = torch.cat([new, *(statistics[name] for name in self.statistics)])
+        if self.statistics:
+            new = torch.cat([new, statistics])
         return new, new_state, loss
 
     def evaluate(self, parameters: Tensor, x: Tensor, y: Tensor | None, weight: Tensor) -> tuple[Tensor, ...]:
@@ -149,11 +151,15 @@ class Functions:
         with plain.installed():
             return functional_call(self.module, {**tensors, **counters}, (x,))
 
-    def _new_statistics(self, tensors: dict[str, Tensor], plain: Plain) -> dict[str, Tensor]:
-        found = {}
-        for name in self.statistics:
-            mean = tensors[name.removesuffix("var") + "mean" if name.endswith("var") else name]
-            both = plain.statistics.get(id(mean))
-            # A module that forward does not call keeps what it has.
-            found[name] = tensors[name] if both is None else both[1 if name.endswith("var") else 0]
-        return found
+    def _moved(self, old: Tensor, tensors: dict[str, Tensor], plain: Plain) -> Tensor:
+        """The running statistics after the batch, as one vector. old: before; tensors: the same by name."""
+        if not self.statistics:
+            return old
+        # A module that forward does not call keeps what it has.
+        seen = [plain.seen.get(id(tensors[name]), tensors[name]) for name in self.statistics]
+        modules = dict(self.module.named_modules())
+        momenta = [cast(float, modules[name.rpartition(".")[0]].momentum) for name in self.statistics]
+        step: float | Tensor = momenta[0]
+        if len(set(momenta)) > 1:
+            step = torch.cat([torch.full_like(one, part) for one, part in zip(seen, momenta, strict=True)])
+        return old + step * (torch.cat(seen) - old)

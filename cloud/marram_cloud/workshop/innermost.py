@@ -20,9 +20,9 @@ _TO, _FROM = "To", "From"
 _RANK = 4  # of the values (n, channels, height, width); behind a To it is one more
 _ELEMENTWISE = frozenset(
     (
-        "Abs", "Add", "Cast", "Clip", "Div", "Erf", "Exp", "Greater", "GreaterOrEqual", "Less", "LessOrEqual",
-        "Log", "Max", "Min", "Mul", "Neg", "Not", "Pow", "Reciprocal", "Relu", "Sigmoid", "Sign", "Sqrt",
-        "Sub", "Tanh", "Where",
+        "Abs", "Add", "Cast", "Clip", "Div", "Erf", "Exp", "Greater", "GreaterOrEqual", "HardSigmoid", "Less",
+        "LessOrEqual", "Log", "Max", "Min", "Mul", "Neg", "Not", "Pow", "Reciprocal", "Relu", "Sigmoid",
+        "Sign", "Sqrt", "Sub", "Tanh", "Where",
     )
 )  # fmt: skip
 _SUMS = [0, 2, 3]
@@ -151,10 +151,9 @@ class _Pass:
     def _put(self, node: onnx.NodeProto, inputs: list[str]) -> None:
         moved = onnx.NodeProto()
         moved.CopyFrom(node)
-        del moved.input[:], moved.output[:]
+        del moved.input[:]
         moved.input.extend(inputs)
-        self._inner[node.output[0]] = f"{node.output[0]}_innermost"
-        moved.output.append(self._inner[node.output[0]])
+        self._inner[node.output[0]] = moved.output[0] = f"{node.output[0]}_innermost"
         self._made.append(moved)
 
     def _inside(self, name: str) -> str:

@@ -16,11 +16,11 @@ from onnxscript import opset18 as op
 from torch import Tensor
 from torch.nn import functional
 
+from marram_cloud.workshop.operators import define
 from marram_cloud.workshop.recurrent import (
     Between,
     Value,
     Weights,
-    define,
     graph,
     nothing_like,
     reordered,

@@ -1,7 +1,7 @@
 """Batch normalisation in training (Ioffe and Szegedy, arXiv 1502.03167), with its gradient in closed form.
 
-Half as many passes over the activations as the gradient that follows from the parts of the formula, and each
-by ONNX's own BatchNormalization, which scales and moves in one pass.
+Half as many passes over the activations as what follows from the parts of the formula, and each by ONNX's own
+BatchNormalization, which counts mean and variance, or scales and moves, in one pass.
 """
 
 from __future__ import annotations
@@ -9,53 +9,91 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from onnxscript import opset18 as op
 from torch import Tensor
+
+from marram_cloud.workshop.operators import define
+
+# ONNX values while a graph is traced; onnxscript has no public type for them.
+Value = Any
 
 
 def batch_norm(
-    input: Tensor, weight: Tensor, bias: Tensor, count: Tensor, eps: float
+    input: Tensor, weight: Tensor, bias: Tensor, count: Tensor, eps: float, number: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(normalised, mean, variance). input: (batch, channels, ...). count: () of values in a channel."""
-    made, _, mean, variance, _ = _BatchNorm.apply(input, weight, bias, count, eps)
-    return made, mean.detach(), variance.detach()
+    """(normalised, mean, variance). input: (batch, channels, ...). count: () of values in a channel. number:
+    another one for each in a program."""
+    made: tuple[Tensor, Tensor, Tensor] = _BatchNorm.apply(input, weight, bias, count, eps, number)
+    return made
 
 
 class _BatchNorm(torch.autograd.Function):
     @staticmethod
-    def forward(input: Tensor, weight: Tensor, bias: Tensor, count: Tensor, eps: float) -> tuple[Tensor, ...]:
-        axes = _all_but_channels(input)
-        mean = input.sum(axes) / count
-        centred = _affine(input, torch.ones_like(mean), -mean)
-        variance = (centred * centred).sum(axes) / count
-        scale = torch.rsqrt(variance + eps)
-        return _affine(centred, scale * weight, bias), centred, mean, variance, scale
+    def forward(*inputs: Any) -> tuple[Tensor, ...]:  # noqa: ANN401
+        made: tuple[Tensor, ...] = torch.ops.marram.batch_norm(*inputs)
+        return made
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ANN401
-        _, centred, _, _, scale = output
-        ctx.save_for_backward(inputs[1], inputs[3], centred, scale)
+        input, weight, _, count, ctx.eps, _ = inputs
+        ctx.save_for_backward(input, weight, count, *output[1:])
+        ctx.mark_non_differentiable(*output[1:])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        weight, count, centred, scale = ctx.saved_tensors
-        gradient = gradients[0]
-        axes = _all_but_channels(gradient)
+        input, weight, count, mean, variance = ctx.saved_tensors
+        gradient, axes = gradients[0], _all_but_channels(input)
+        none, one = torch.zeros_like(mean), torch.ones_like(mean)
+        scale = torch.rsqrt(variance + ctx.eps)
+        centred = _affine(input, one, none, mean)
         of_bias, of_weight = gradient.sum(axes), (gradient * centred).sum(axes) * scale
         factor = weight * scale
-        of_input = _affine(gradient, factor, -factor * of_bias / count) + _affine(
-            centred, -factor * scale * of_weight / count, torch.zeros_like(factor)
+        share = factor * (-1 / count)
+        of_input = _affine(gradient, factor, share * of_bias, none) + _affine(
+            centred, share * scale * of_weight, none, none
         )
-        return of_input, of_weight, of_bias, None, None
+        return of_input, of_weight, of_bias, None, None, None
 
 
-def _affine(input: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
-    """Each channel times its gain, plus its offset."""
-    nothing, one = torch.zeros_like(gain), torch.ones_like(gain)
+def _affine(input: Tensor, gain: Tensor, offset: Tensor, mean: Tensor) -> Tensor:
+    """Each channel less its mean, times its gain, plus its offset."""
     made: Tensor = torch.ops.aten._native_batch_norm_legit_no_training(
-        input, gain, offset, nothing, one, 0.0, 0.0
+        input, gain, offset, mean, torch.ones_like(mean), 0.0, 0.0
     )[0]
     return made
 
 
 def _all_but_channels(input: Tensor) -> list[int]:
     return [0, *range(2, input.ndim)]
+
+
+def _normalised(
+    input: Tensor, weight: Tensor, bias: Tensor, count: Tensor, eps: float, number: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    variance, mean = torch.var_mean(input, _all_but_channels(input), correction=0)
+    return _affine(input, torch.rsqrt(variance + eps) * weight, bias, mean), mean, variance
+
+
+define(
+    "batch_norm",
+    "(Tensor input, Tensor weight, Tensor bias, Tensor count, float eps, int number)"
+    " -> (Tensor, Tensor, Tensor)",
+    _normalised, lambda input, weight, *_: (torch.empty_like(input), weight.clone(), weight.clone()),
+)  # fmt: skip
+
+
+def batch_norm_to_onnx(
+    input: Value, weight: Value, bias: Value, count: Value, eps: float, number: int
+) -> tuple[Value, Value, Value]:
+    """ONNX's own in training. Its running statistics do not count, so those that it gives are the batch's.
+
+    onnxruntime writes these into the memory of those that it is given, even where that is a constant or
+    somebody else reads it: so they are no constants, and other numbers each time, for of two equal values
+    onnxruntime makes one.
+    """
+    size = int(weight.shape[0])
+    old = [op.Add(count, op.Constant(value_floats=[float(2 * number + one)] * size)) for one in (0, 1)]
+    made, mean, variance = op.BatchNormalization(
+        input, weight, bias, *old, epsilon=eps, momentum=0.0, training_mode=1
+    )
+    return made, mean, variance

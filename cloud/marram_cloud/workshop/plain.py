@@ -32,14 +32,14 @@ _RECURRENT = ("gru", "gru_cell", "lstm", "lstm_cell", "rnn_tanh", "rnn_relu")
 
 @dataclass
 class Plain:
-    """The functions. seed: int64 (); None where there is no chance. statistics: for each tensor of running
-    means that was used in training, by ``id``, the new means and variances. windows: what the module is
-    given.
+    """The functions. seed: int64 (); None where there is no chance. seen: for each tensor of running means or
+    variances that was used in training, by ``id``, the batch's. windows: what the module is given.
     """
 
     seed: Tensor | None = None
-    statistics: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    seen: dict[int, Tensor] = field(default_factory=dict)
     used: int = 0
+    normalised: int = 0
     windows: Tensor | None = None
 
     @contextmanager
@@ -80,7 +80,7 @@ class Plain:
         weight: Tensor | None = None, bias: Tensor | None = None, training: bool = False,
         momentum: float = 0.1, eps: float = 1e-5,
     ) -> Tensor:  # fmt: skip
-        """Ioffe and Szegedy, 2015; see ``statistics``."""
+        """Ioffe and Szegedy, 2015; see ``seen``: it does not move the running statistics itself."""
         gain = (
             torch.ones_like(input[0].detach().reshape(input.shape[1], -1)[:, 0]) if weight is None else weight
         )
@@ -90,13 +90,11 @@ class Plain:
             scale = torch.rsqrt(running_var + eps) * gain
             return input * scale.reshape(shape) + (offset - running_mean * scale).reshape(shape)
         count = self._rows(input) * math.prod(input.shape[2:])
-        made, mean, variance = batch_norm(input, gain, offset, count, eps)
+        self.normalised += 1
+        made, mean, variance = batch_norm(input, gain, offset, count, eps, self.normalised)
         if running_mean is not None and running_var is not None:
             unbiased = variance * (count / torch.clamp(count - 1, min=1))
-            self.statistics[id(running_mean)] = (
-                running_mean + momentum * (mean - running_mean),
-                running_var + momentum * (unbiased - running_var),
-            )
+            self.seen |= {id(running_mean): mean, id(running_var): unbiased}
         return made
 
     def _rows(self, input: Tensor) -> Tensor:

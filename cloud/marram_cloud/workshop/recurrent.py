@@ -1,7 +1,6 @@
-"""What GRU and LSTM share: layers and directions, and operators that ONNX has a loop for.
+"""What GRU and LSTM share: layers and directions, and loops in ONNX.
 
-A recurrent layer is a few operators of ours instead of thousands of plain ones. Each has a form for PyTorch,
-which traces keep whole, and one for ONNX.
+A recurrent layer is a few operators of ours instead of thousands of plain ones.
 """
 
 from __future__ import annotations
@@ -22,8 +21,6 @@ Between = Callable[[Tensor], Tensor]
 """What stands between layers."""
 Weights = tuple[Tensor, Tensor, Tensor, Tensor]
 """Of one layer in one direction: of its input, of its state, and the bias of each."""
-
-_OPERATORS = torch.library.Library("marram", "DEF")
 
 
 def stacked(
@@ -75,13 +72,6 @@ def rnn(
 def rows(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """A linear layer over (steps, batch, inputs)."""
     return torch.addmm(bias, x.reshape(-1, x.shape[2]), weight.T).reshape(x.shape[0], -1, weight.shape[0])
-
-
-def define(name: str, signature: str, does: Callable[..., Any], fake: Callable[..., Any]) -> None:
-    """An operator that a trace keeps whole; it has no gradient of its own, an autograd.Function gives it."""
-    _OPERATORS.define(f"{name}{signature}")
-    _OPERATORS.impl(name, does, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"marram::{name}", fake, lib=_OPERATORS)
 
 
 def reordered(value: Value, hidden: int, order: Sequence[int]) -> Value:

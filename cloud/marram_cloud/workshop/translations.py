@@ -21,9 +21,13 @@ from torch._decomp import core_aten_decompositions
 from marram_cloud.workshop.convolutions import convolution, convolution_backward
 from marram_cloud.workshop.gru import gru_back_to_onnx, gru_to_onnx
 from marram_cloud.workshop.lstm import lstm_back_to_onnx, lstm_cells_to_onnx, lstm_to_onnx
+from marram_cloud.workshop.normalise import batch_norm_to_onnx
 
 # ONNX values while a graph is traced; onnxscript has no public type for them.
 Value = Any
+
+# Any number that is not denormal comes to 1 and more.
+_STEEP = 1e38
 
 
 class UnsupportedError(MarramError):
@@ -84,6 +88,13 @@ def avg_pool_backward(
     return op.Reshape(spread, op.Shape(self))
 
 
+def threshold_backward(grad_output: Value, self: Value, threshold: float) -> Value:
+    """Of ReLU: the gradient times 1 or 0, which HardSigmoid gives in one pass, but for denormal numbers;
+    onnxruntime's Where takes several times as long."""
+    above = op.Sub(self, op.Constant(value_float=threshold)) if threshold else self
+    return op.Mul(grad_output, op.HardSigmoid(above, alpha=_STEEP, beta=0.0))
+
+
 def _floats(values: NDArray[np.float64]) -> Value:
     return op.Constant(value=onnx.numpy_helper.from_array(values.astype(np.float32)))
 
@@ -128,19 +139,13 @@ def unfold_backward(grad: Tensor, sizes: Sequence[int], dim: int, size: int, ste
     return grad.new_zeros(sizes).index_add(dim, places, windows.flatten(dim, dim + 1))
 
 
-def threshold_backward(grad_output: Tensor, self: Tensor, threshold: float) -> Tensor:
-    """Of ReLU. A product: onnxruntime's Where takes several times as long."""
-    return grad_output * (self > threshold).to(grad_output.dtype)
-
-
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """PyTorch's decompositions into plain operators, and what we put in their place."""
     aten = torch.ops.aten
     return {
-        **core_aten_decompositions(),
+        **{key: form for key, form in core_aten_decompositions().items() if key not in TRANSLATIONS},
         aten.constant_pad_nd.default: constant_pad,
         aten.pow.Tensor_Scalar: power,
-        aten.threshold_backward.default: threshold_backward,
         aten.unfold_backward.default: unfold_backward,
     }
 
@@ -152,6 +157,8 @@ TRANSLATIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.convolution_backward.default: convolution_backward,
     torch.ops.aten.max_pool2d_with_indices_backward.default: max_pool_backward,
     torch.ops.aten.avg_pool2d_backward.default: avg_pool_backward,
+    torch.ops.aten.threshold_backward.default: threshold_backward,
+    torch.ops.marram.batch_norm.default: batch_norm_to_onnx,
     torch.ops.marram.gru.default: gru_to_onnx,
     torch.ops.marram.gru_back.default: gru_back_to_onnx,
     torch.ops.marram.lstm.default: lstm_to_onnx,

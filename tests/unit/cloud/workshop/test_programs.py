@@ -150,10 +150,16 @@ def test_an_optimiser_is_pytorchs(name, tmp_path):
 NORMED = "nn.Sequential(nn.Conv1d(2, 4, 3), nn.BatchNorm1d(4), nn.ReLU(), nn.Flatten(), nn.Linear(88, 3))"
 
 
+TWICE = (
+    "nn.Sequential(nn.Conv1d(2, 4, 3), nn.BatchNorm1d(4, momentum=0.3), nn.ReLU(), nn.Conv1d(4, 4, 3), "
+    "nn.BatchNorm1d(4, affine=False), nn.BatchNorm1d(4, affine=False), nn.Flatten(), nn.Linear(80, 3))"
+)
+
+
 def test_running_statistics_follow_the_windows_and_are_shared(tmp_path):
-    run = Run(tmp_path, NORMED, YAML)
+    run = Run(tmp_path, TWICE, YAML)
     values, loss = run.steps()
-    assert {"1.running_mean", "1.running_var"} < set(values)
+    assert {"1.running_mean", "1.running_var", "4.running_mean", "5.running_var"} < set(values)
     same((values, loss), run.by_hand(lambda m, x, y: functional.cross_entropy(m(x), y)))
 
 

@@ -8,9 +8,15 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from marram_cloud.workshop import convolutions as convolving
+from marram_cloud.workshop import convolution_sizes, convolutions, weight_gradients
 from marram_cloud.workshop.convolutions import convolution, convolution_backward
-from marram_cloud.workshop.translations import UnsupportedError, avg_pool_backward, max_pool_backward
+from marram_cloud.workshop.normalise import batch_norm_to_onnx
+from marram_cloud.workshop.translations import (
+    UnsupportedError,
+    avg_pool_backward,
+    max_pool_backward,
+    threshold_backward,
+)
 from onnxscript import opset18 as op
 from onnxscript import tensor
 from torch.nn import functional
@@ -35,7 +41,7 @@ def agree(found: tensor.Tensor, expected: torch.Tensor) -> None:
 
 
 @st.composite
-def convolutions(draw):
+def cases(draw):
     """One over one or two axes: sizes, and the options of torch's functions."""
     axes = draw(st.integers(1, 2))
     groups = draw(st.sampled_from((1, 1, 2, 3)))
@@ -53,9 +59,10 @@ def layout(request, monkeypatch):
     """Both layouts of planes. The marks, which ``innermost`` takes out of a graph, are computed."""
     inside = lambda value: op.Unsqueeze(op.Transpose(value, perm=[1, 2, 3, 0]), ints(0))  # noqa: E731
     outside = lambda value: op.Transpose(op.Squeeze(value, ints(0)), perm=[3, 0, 1, 2])  # noqa: E731
-    monkeypatch.setattr(convolving, "_SMALL", 256 if request.param == "batch innermost" else 0)
-    monkeypatch.setattr(convolving, "to_innermost", inside)
-    monkeypatch.setattr(convolving, "from_innermost", outside)
+    monkeypatch.setattr(convolution_sizes, "_SMALL", 256 if request.param == "batch innermost" else 0)
+    monkeypatch.setattr(convolutions, "to_innermost", inside)
+    monkeypatch.setattr(convolutions, "from_innermost", outside)
+    monkeypatch.setattr(weight_gradients, "to_innermost", inside)
 
 
 def ints(*values):
@@ -82,7 +89,7 @@ def gradients(out, x, weight, bias, options, transposed):
 
 @pytest.mark.usefixtures("layout")
 @MANY
-@given(convolutions())
+@given(cases())
 def test_the_gradients_of_a_convolution(case):
     batch, inside, outside, sides, kernel, options = sound(case)
     x, weight, bias = (
@@ -97,7 +104,7 @@ def test_the_gradients_of_a_convolution(case):
 
 @pytest.mark.usefixtures("layout")
 @FEW
-@given(convolutions(), st.booleans())
+@given(cases(), st.booleans())
 def test_a_convolution(case, biased):
     batch, inside, outside, sides, kernel, options = sound(case)
     x, weight = random(batch, inside, *sides), random(outside, inside // options["groups"], *kernel)
@@ -112,7 +119,7 @@ def test_a_convolution(case, biased):
 
 @pytest.mark.usefixtures("layout")
 @MANY
-@given(convolutions(), st.data())
+@given(cases(), st.data())
 def test_the_gradients_of_a_transposed_convolution(case, data):
     batch, inside, outside, sides, kernel, options = case
     more = [
@@ -182,6 +189,24 @@ def test_the_gradient_of_an_average_pooling(batch, channel, length, kernel, stri
         batch, channel, length,
         lambda gradient, x, out: avg_pool_backward(gradient, x, *arguments),
     )  # fmt: skip
+
+
+@FEW
+@given(batches, channels, st.sampled_from((0.0, -0.5, 0.3)))
+def test_the_gradient_of_a_threshold(batch, channel, threshold):
+    x, gradient = functional.threshold(random(batch, channel, 7), threshold, 0.0), random(batch, channel, 7)
+    expected = torch.ops.aten.threshold_backward(gradient, x, threshold)
+    agree(threshold_backward(onnx(gradient), onnx(x), threshold), expected)
+
+
+@FEW
+@given(st.integers(2, 5), channels, st.lists(st.integers(1, 4), max_size=3), st.floats(1e-6, 0.1))
+def test_a_batch_normalisation_in_training(batch, channel, after, eps):
+    x, weight, bias = 3 * random(batch, channel, *after) + 2, random(channel), random(channel)
+    count = torch.tensor(float(x.numel() / channel))
+    found = batch_norm_to_onnx(onnx(x), onnx(weight), onnx(bias), onnx(count), eps, 1)
+    for one, expected in zip(found, torch.ops.marram.batch_norm(x, weight, bias, count, eps, 1), strict=True):
+        agree(one, expected)
 
 
 pairs = lambda low, high: st.tuples(st.integers(low, high), st.integers(low, high)).map(list)  # noqa: E731
