@@ -23,7 +23,7 @@ class Eager:
 
     def __init__(self, project: Project, compiled: bool = False) -> None:
         about, functions = project.about, project.functions
-        self._task, self._horizon = about.task, about.horizon
+        self._task, self._horizon, self._names = about.task, about.horizon, list(functions.shapes)
         module = copy.deepcopy(functions.module).train()
         for part in module.modules():
             if isinstance(part, nn.modules.batchnorm._BatchNorm) and about.training.statistics == "frozen":
@@ -54,6 +54,12 @@ class Eager:
             nn.utils.clip_grad_norm_(self._moved, self._clip)
         self._optimiser.step()
         return loss.item()
+
+    @property
+    def parameters(self) -> NDArray[np.float32]:
+        """As the bundle's flat vector has them."""
+        held = self.module.state_dict()
+        return torch.cat([held[name].flatten() for name in self._names]).numpy()
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """The losses that the zoo has."""

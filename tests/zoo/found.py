@@ -15,16 +15,16 @@ class Found(msgspec.Struct, frozen=True):
     """One entry; None where a run did not come to it.
 
     parameters, infer_bytes: of its bundle. apart: the largest difference of a program from PyTorch. curve:
-    how far the loss of 200 steps is from PyTorch's, as a part of the first loss. spread: where that is more
-    than a tenth, how far PyTorch's own are apart when windows change in their last bits. device: it was
-    trained on a device, released, and ran there in int8.
+    how far the loss of 200 steps is from PyTorch's, as a part of the first loss. along: where that is more
+    than a tenth, the same with each step made from where PyTorch stands. device: it was trained on a device,
+    released, and ran there in int8.
     """
 
     apart: float | None = None
     parameters: int | None = None
     infer_bytes: int | None = None
     curve: float | None = None
-    spread: float | None = None
+    along: float | None = None
     device: bool | None = None
 
 

@@ -55,12 +55,12 @@ def _row(entry: Entry, found: Found) -> str:
 def _curve(found: Found) -> str:
     if found.curve is None:
         return ""
-    own = (
-        ""
-        if found.spread is None
-        else f"; PyTorch's own, windows changed in their last bits: {found.spread:.1%}"
-    )
-    return f"within {found.curve:.1%} of its first{own}"
+    if found.along is not None:
+        return (
+            f"chaotic, as PyTorch's own is; each step from where PyTorch stands: within {found.along:.0e} of "
+            "its first"
+        )
+    return f"within {found.curve:.1%} of its first"
 
 
 def written(page: str, made: str) -> str:

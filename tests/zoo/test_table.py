@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from tests.support.pages import rows
-from tests.zoo.found import note, read
+from tests.zoo.found import Found, note, read
 from tests.zoo.projects import ZOO
 from tests.zoo.table import BEGIN, END, PAGE, table, written
 
@@ -15,6 +15,8 @@ def test_what_was_found_is_kept_and_told(tmp_path):
     found = read(tmp_path)
     temporal = next(one for one in ZOO if one.name == "temporal")
     unknown = replace(temporal, name="unheard-of")
+    chaotic = {"temporal": Found(curve=0.2, along=4e-6)}
+    assert "from where PyTorch stands: within 4e-06" in rows(table((temporal,), chaotic))[0][5]
     one, other = rows(table((temporal, unknown), found))
     assert one[1:] == [
         "classify", "1,234", "2 KiB", "2e-07", "within 0.4% of its first", "trained, released, runs in int8",
