@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
 
@@ -18,18 +17,17 @@ def weight_gradient(seen: Value, made: Value, sizes: Sizes) -> Value:
 
     seen: (n, c, ...). made: the gradient of the output, (n, o, ...). Products of matrices, of the gradient
     with the unfolded input, whose axes are innermost, so that unfolding copies long runs: measured faster in
-    onnxruntime than a convolution with its axes swapped, and than unfolding channels innermost. Of one
-    channel a group, products element by element are faster still.
+    onnxruntime than a convolution with its axes swapped, and than unfolding channels innermost.
     """
+    swapped = [1, 0, *range(2, 2 + len(sizes.kernel))]
+    seen, made = _padded(op.Transpose(seen, perm=swapped), sizes), op.Transpose(made, perm=swapped)
     if sizes.depthwise:
         return _depthwise_weight_gradient(seen, made, sizes)
-    swapped = [1, 0, *range(2, 2 + len(sizes.kernel))]
-    seen, made = op.Transpose(seen, perm=swapped), op.Transpose(made, perm=swapped)
     if sizes.groups == 1:
-        return _dense_weight_gradient(_padded(seen, sizes), 0, made, sizes)
+        return _dense_weight_gradient(seen, 0, made, sizes)
     groups, places = sizes.groups, math.prod(sizes.kernel)
     inside, outside = sizes.inside // groups, sizes.outside // groups
-    columns = _columns(_padded(seen, sizes), sizes, [sizes.inside, -1])
+    columns = _columns(seen, sizes, [sizes.inside, -1])
     rows = zip(*(_taps(column, sizes, last=-1) for column in columns), strict=True)
     taps = [op.Reshape(tap, ints([groups, inside, -1])) for row in rows for tap in row]
     unfolded = taps[0] if places == 1 else op.Concat(*taps, axis=1)
@@ -40,50 +38,18 @@ def weight_gradient(seen: Value, made: Value, sizes: Sizes) -> Value:
 
 
 def _depthwise_weight_gradient(seen: Value, made: Value, sizes: Sizes) -> Value:
-    axes = ints([0, *range(2, 2 + len(sizes.kernel))])
-    sums = [
-        op.Reshape(op.ReduceSum(op.Mul(tap, gradient), axes, keepdims=0), ints([sizes.outside, 1]))
-        for tap, gradient in (_shifted(seen, made, sizes) or _met(seen, made, sizes))
+    """seen, padded, and made: channels first. One product for each place of the kernel."""
+    wanted = op.Reshape(made, ints([sizes.outside, 1, -1]))
+    columns = [
+        [
+            op.MatMul(wanted, op.Transpose(op.Reshape(tap, ints([sizes.inside, 1, -1])), perm=[0, 2, 1]))
+            for tap in _taps(column, sizes, last=-1)
+        ]
+        for column in _columns(seen, sizes, [sizes.inside, -1])
     ]
-    whole = sums[0] if len(sums) == 1 else op.Concat(*sums, axis=1)
-    *others, across = sizes.kernel
-    apart = op.Reshape(whole, ints([sizes.outside, across, math.prod(others)]))
-    turned = apart if across == 1 or not others else op.Transpose(apart, perm=[0, 2, 1])
-    return op.Reshape(turned, ints([sizes.outside, 1, *sizes.kernel]))
-
-
-def _met(seen: Value, made: Value, sizes: Sizes) -> Iterator[tuple[Value, Value]]:
-    """What each place of the kernel sees, column by column, and the gradient of what it made."""
-    for column in _columns(_padded(seen, sizes), sizes, [-1, sizes.inside]):
-        for tap in _taps(column, sizes, last=-1):
-            yield tap, made
-
-
-def _shifted(seen: Value, made: Value, sizes: Sizes) -> list[tuple[Value, Value]]:
-    """The same, but the input is shifted along its last axis, and along the others the gradient, the other
-    way: a few copies, where each place would want one of its own. Empty where the steps are larger, or where
-    something is shifted out altogether."""
-    axes = len(sizes.kernel)
-    shifts = [
-        [tap * spread - pad for tap in range(size)]
-        for size, spread, pad in zip(sizes.kernel, sizes.spreads, sizes.pads, strict=True)
-    ]
-    columns = [([0] * (axes - 1) + [-by], [*sizes.inputs[:-1], sizes.outputs[-1]]) for by in shifts[-1]]
-    rows = [([*by, 0], [*sizes.inputs[:-1], sizes.outputs[-1]]) for by in itertools.product(*shifts[:-1])]
-    across = [_moved(seen, sizes.inputs, *one) for one in columns]
-    along = [_moved(made, sizes.outputs, *one) for one in rows]
-    if not sizes.single or any(one is None for one in (*across, *along)):
-        return []
-    return list(itertools.product(across, along))
-
-
-def _moved(value: Value, old: list[int], by: list[int], new: list[int]) -> Value | None:
-    """Moved within its spatial axes, from one size to another, zeros beside it. None: nothing of it would be
-    left."""
-    behind = [size - before - start for size, before, start in zip(new, old, by, strict=True)]
-    if any(size + min(one, 0) + min(other, 0) < 1 for size, one, other in zip(old, by, behind, strict=True)):
-        return None
-    return op.Pad(value, ints([0, 0, *by, 0, 0, *behind])) if any((*by, *behind)) else value
+    places = [place for row in zip(*columns, strict=True) for place in row]
+    whole = places[0] if len(places) == 1 else op.Concat(*places, axis=1)
+    return op.Reshape(whole, ints([sizes.outside, 1, *sizes.kernel]))
 
 
 def innermost_weight_gradient(seen: Value, made: Value, sizes: Sizes) -> Value:
