@@ -63,6 +63,7 @@ def build(folder: Path, model: Path | None = None, output: Path | None = None) -
     """
     project = Project(folder, model)
     about, source = project.about, project.source
+    target = about.bundle(folder, output)
     names = features.names(about.features, [one.name for one in about.channels], about.length)
     slots, splits = project.room
     layout = Layout(slots, Room(splits, len(names), len(about.labels)))
@@ -84,7 +85,6 @@ def build(folder: Path, model: Path | None = None, output: Path | None = None) -
     manifest = _manifest(project, layout, programs, accuracy)
     content = encode(manifest, {**programs.files, PARAMETERS: encode_parameters(manifest, vector)})
     parse(content)
-    target = output or folder / f"{about.name}.marram"
     replace_file(target, content)
     return Report(
         path=target,
@@ -111,20 +111,9 @@ def _manifest(project: Project, layout: Layout, programs: Programs, accuracy: fl
     figures = {"parameters": float(layout.size), "infer_bytes": float(len(programs.files["infer.onnx"]))}
     if accuracy is not None:
         figures["accuracy_fp32"] = accuracy
-    return Manifest(
-        name=about.name,
-        version=about.version,
-        task="classify",
-        channels=about.channels,
-        rate=about.rate,
-        length=about.length,
-        stride=about.stride,
-        labels=about.labels,
-        programs=programs.entries(),
-        parameters=layout.tensors(),
-        members={},
+    return msgspec.structs.replace(
+        about.manifest("classify", programs.entries(), layout.tensors(), figures),
         training=Training(optimiser="trees by histograms"),
-        card=msgspec.structs.replace(about.card, metrics={**about.card.metrics, **figures}),
     )
 
 
@@ -146,12 +135,16 @@ def _windows(project: Project, forest: Forest) -> NDArray[np.float32]:
 def _at_thresholds(forest: Forest, count: int, random: np.random.Generator) -> NDArray[np.float32]:
     """Rows float32 (n, count): each value a threshold of its feature, or the number next to one."""
     rows = random.normal(size=(_WINDOWS, count)).astype(np.float32)
+    largest = np.finfo(np.float32).max
     feature = np.concatenate([tree.feature for tree in forest.trees])
     threshold = np.concatenate([tree.threshold for tree in forest.trees])
     for one in np.unique(feature):
         drawn = random.choice(threshold[feature == one], _WINDOWS)
         towards = random.choice(np.array([-np.inf, 0, np.inf], np.float32), _WINDOWS)
-        rows[:, one] = np.where(towards == 0, drawn, np.nextafter(drawn, towards))
+        with np.errstate(over="ignore"):
+            near = np.where(towards == 0, drawn, np.nextafter(drawn, towards))
+        # A tree that knows missing values splits at infinity, to tell them from all others.
+        rows[:, one] = np.clip(near, -largest, largest)
     return rows
 
 

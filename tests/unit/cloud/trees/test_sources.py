@@ -131,6 +131,15 @@ def test_a_model_that_leaves_room_keeps_it_for_the_fleet(project):
     assert (report.trees, report.slots, report.room.splits) == (9, 20, 40)
 
 
+def test_a_tree_that_knows_missing_values_is_the_same_for_windows_which_miss_none(project):
+    rows = ROWS.copy()
+    rows[LABELS == 0, 0] = np.nan
+    fitted = DecisionTreeClassifier(max_depth=3, random_state=0).fit(rows, LABELS)
+    assert np.isinf(fitted.tree_.threshold).any()
+    folder = project()
+    assert build(folder, saved(folder, fitted)).difference <= 1e-5
+
+
 # ---- Spark ML
 
 
