@@ -127,9 +127,8 @@ def build(
         )
     flat = functions.flat().numpy()
     ranges = calibrate(files["predict.onnx"], flat, project.calibration)
-    kept = None
+    seen, kept = judged or Calibration(project.calibration), None
     if keep_float is None:
-        seen = judged or Calibration(project.calibration)
         kept = bound.keep_float(files["predict.onnx"], flat, ranges, seen.windows, seen.labels)
         keep_float = kept.layers
     int8 = int8_programs(files["predict.onnx"], flat, ranges, keep_float)
@@ -163,7 +162,7 @@ def build(
         differences=verifier.differences,
         unsettled=verifier.unsettled,
         int8=_int8_difference(files, flat, project.calibration),
-        kept=str(kept or (f"int8 but for {len(keep_float)} of its layers" if keep_float else "int8")),
+        kept=str(kept or bound.Kept(tuple(keep_float), _lost(files, flat, seen))),
         no_calibrate=int8.why,
         tflite=lite,
         backbone=None if backbone is None else (backbone.file, backbone.told),
@@ -303,6 +302,12 @@ def _qualities(
         if quality.loss is not None:
             found[f"score_{name}"] = quality.loss
     return found
+
+
+def _lost(files: dict[str, bytes], flat: np.ndarray, seen: Calibration) -> str:
+    """What int8 loses, in words."""
+    exact = load(files["predict.onnx"], "onnx")(parameters=flat, x=seen.windows)
+    return bound.compare(exact, load(files["infer.onnx"], "onnx")(x=seen.windows), seen.labels).words
 
 
 def _int8_difference(files: dict[str, bytes], flat: np.ndarray, windows: np.ndarray) -> float:

@@ -61,6 +61,11 @@ def test_pruning_makes_the_model_really_smaller(searched):
     assert pruned["bytes"] < whole["bytes"]
 
 
+def test_what_is_taken_is_told_with_its_accuracy(searched):
+    _, report, built = searched
+    assert f"in float32, {report['chosen']['quality']['accuracy']:.3f} in int8; differs" in str(built)
+
+
 def test_what_is_taken_keeps_the_budget_and_is_the_smallest_that_does(searched):
     chosen = searched[1]["chosen"]
     fitting = [
