@@ -16,6 +16,7 @@ from marram.storage import replace_file
 from marram.wire.trees import Room, Tree
 from numpy.typing import NDArray
 
+from marram_cloud.projects.about import FILE
 from marram_cloud.trees import features
 from marram_cloud.trees.bundle import Programs
 from marram_cloud.trees.errors import TreesError
@@ -68,10 +69,13 @@ def build(folder: Path, model: Path | None = None, output: Path | None = None) -
     slots, splits = project.room
     layout = Layout(slots, Room(splits, len(names), len(about.labels)))
     if layout.size > _MOST_PARAMETERS:
-        raise TreesError(f"a forest of {layout.size} parameters; a device takes at most {_MOST_PARAMETERS}")
+        raise TreesError(
+            f"{folder / FILE}: forest: {slots} trees of {splits} splits are {layout.size} parameters; a device "
+            f"takes at most {_MOST_PARAMETERS}"
+        )
     if source is not None and source.features != len(names):
         raise TreesError(
-            f"the model was fitted on {source.features} features; by project.yaml a window has {len(names)}: "
+            f"{folder / FILE}: the model was fitted on {source.features} features; a window has {len(names)}: "
             f"{', '.join(names[:40])}{' ...' if len(names) > 40 else ''}"
         )
     forest = Forest(source.trees, np.ones(len(source.trees))) if source else untaught(layout.room)

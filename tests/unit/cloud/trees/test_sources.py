@@ -185,7 +185,10 @@ def test_a_folder_that_is_no_tree_of_spark_is_refused(case, project, tmp_path):
 
 @pytest.mark.parametrize(
     ("kind", "why"),
-    [("categorical", "by its categories.*OneHotEncoder"), ("boosted", "GBTClassificationModel")],
+    [
+        ("categorical", "categorical: a tree .* by its categories.*OneHotEncoder"),
+        ("boosted", "GBTClassificationModel"),
+    ],
 )
 def test_a_model_of_spark_that_is_not_supported_is_named(kind, why, project):
     with pytest.raises(TreesError, match=why):
