@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from marram.bundle.file import PARAMETERS, encode, encode_parameters, parse
 from marram.bundle.forest import Forest, Layout
-from marram.bundle.manifest import Manifest, Training
+from marram.bundle.manifest import MOST_PARAMETERS, Manifest, Training
 from marram.programs.program import load
 from marram.storage import replace_file
 from marram.wire.trees import Room, Tree
@@ -24,7 +24,6 @@ from marram_cloud.trees.project import Project
 
 _TOLERANCE = 1e-5
 _WINDOWS = 512
-_MOST_PARAMETERS = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -68,14 +67,15 @@ def build(folder: Path, model: Path | None = None, output: Path | None = None) -
     names = features.names(about.features, [one.name for one in about.channels], about.length)
     slots, splits = project.room
     layout = Layout(slots, Room(splits, len(names), len(about.labels)))
-    if layout.size > _MOST_PARAMETERS:
+    if layout.size > MOST_PARAMETERS:
         raise TreesError(
-            f"{folder / FILE}: forest: {slots} trees of {splits} splits are {layout.size} parameters; a device "
-            f"takes at most {_MOST_PARAMETERS}"
+            f"{folder / FILE}: forest: {slots} trees of {splits} splits have {layout.size} parameters; a "
+            f"device takes at most {MOST_PARAMETERS}"
         )
     if source is not None and source.features != len(names):
         raise TreesError(
-            f"{folder / FILE}: the model was fitted on {source.features} features; a window has {len(names)}: "
+            f"{folder / FILE}: the model was fitted on {source.features} features; a window has "
+            f"{len(names)}: "
             f"{', '.join(names[:40])}{' ...' if len(names) > 40 else ''}"
         )
     forest = Forest(source.trees, np.ones(len(source.trees))) if source else untaught(layout.room)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Annotated, Literal
 import msgspec
 import numpy as np
 import torch
+from marram.bundle.manifest import MOST_PARAMETERS
 from numpy.typing import NDArray
 
 from marram_cloud.litert.quantise import Wanted
@@ -186,6 +188,12 @@ class Project:
             module, about.task, about.loss or usual(about.task), about.training.optimiser, trainable,
             statistics, about.horizon, fixed,
         )  # fmt: skip
+        count = sum(math.prod(shape) for shape in functions.shapes.values())
+        if count > MOST_PARAMETERS:
+            raise ProjectError(
+                f"{path}: {count} parameters would be trained and travel, a device takes at most "
+                f"{MOST_PARAMETERS}: name fewer in training.trainable, or make the module smaller"
+            )
         tensors = {**parameters, **dict(module.named_buffers())}
         for name in functions.shapes:
             if tensors[name].dtype != torch.float32:

@@ -337,6 +337,14 @@ def model():
     assert not list(folder.glob("*.marram"))
 
 
+def test_more_parameters_than_a_device_takes_are_told_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr("marram_cloud.workshop.project.MOST_PARAMETERS", 146)
+    with pytest.raises(
+        ProjectError, match=r"model\.py: 147 parameters .* at most 146: name fewer in training"
+    ):
+        build(project(tmp_path / "small"))
+
+
 def test_another_default_type_is_refused_and_does_not_stay(tmp_path):
     code = f"torch.set_default_dtype(torch.float64)\n\ndef model():\n    return {LINEAR}.float()\n"
     with pytest.raises(ProjectError, match=r"model\.py: sets PyTorch's default type: leave out"):
