@@ -85,11 +85,17 @@ class Code:
             except Failure as error:
                 raise ProjectError(f"{self.path}: {what}{said(error)}{self._place(error)}") from error
             finally:
-                sys.path.remove(folder)
+                with contextlib.suppress(ValueError):
+                    sys.path.remove(folder)
 
     def _place(self, error: BaseException) -> str:
-        place = innermost(error, lambda file: Path(file).is_relative_to(self._folder))
+        place = innermost(error, self._authors)
         return f" ({place})" if place is not None else ""
+
+    def _authors(self, file: str) -> bool:
+        """Below the folder, but for an environment in it."""
+        path = Path(file)
+        return path.is_relative_to(self._folder) and "site-packages" not in path.parts
 
 
 def said(error: BaseException) -> str:
