@@ -199,8 +199,10 @@ def text(answer: dict[str, Any]) -> str:
         )
         lines.append(f"last      {last['label']}{score}{'  from ' + causes if causes else ''}")
     if "store" in answer:
+        unknown = answer["stream"]["unknown_labels"]
         lines.append(
             f"store     {answer['store']['windows']} windows, {answer['store']['labelled']} labelled"
+            + (f"; {unknown} labels are unknown to the model" if unknown else "")
             + (f"; {answer['store']['error']}" if answer["store"]["error"] else "")
         )
     if "schedule" in answer:

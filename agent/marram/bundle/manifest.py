@@ -19,7 +19,7 @@ from marram.programs.program import Tensor
 
 SCHEMA = 1
 _LONGEST = 1_000_000
-_MOST_PARAMETERS = 1 << 26
+MOST_PARAMETERS = 1 << 26
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$(?!\n)")]
 Task = Literal["classify", "reconstruct", "forecast", "regress"]
@@ -190,8 +190,8 @@ def _problems(manifest: Manifest) -> Iterator[str]:
     for tensor in manifest.parameters:
         if any(size < 0 for size in _fixed(tensor)):
             yield f"parameter {tensor.name!r} has the shape {tensor.shape}"
-    if manifest.parameter_count > _MOST_PARAMETERS:
-        yield f"it lists {manifest.parameter_count} parameters; a device takes at most {_MOST_PARAMETERS}"
+    if manifest.parameter_count > MOST_PARAMETERS:
+        yield f"it lists {manifest.parameter_count} parameters; a device takes at most {MOST_PARAMETERS}"
     if ("calibrate" in manifest.programs) != (manifest.int8 is not None):
         yield "a bundle has a `calibrate` program and the section `int8`, or neither"
     if ("backbone" in manifest.programs) != (manifest.backbone is not None):

@@ -130,7 +130,8 @@ def _path(exists: Callable[[Path], bool] | None, kind: str) -> Reader:
             except OSError as error:
                 raise ValueError(f"cannot look at the {kind} {path}: {error.strerror}") from error
             if not found:
-                raise ValueError(f"the {kind} {path} does not exist")
+                wrong = f"{path} is no {kind}" if path.exists() else f"the {kind} {path} does not exist"
+                raise ValueError(wrong)
         return path
 
     return Reader(f"the path of a {kind}", read)

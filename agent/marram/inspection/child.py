@@ -41,7 +41,7 @@ def main() -> int:
     try:
         from marram.programs.program import load
 
-        program = load(Path(look.file), look.runtime)
+        program = load(Path(look.file).read_bytes(), look.runtime)  # as whoever runs it, from this file alone
         inputs, outputs = (tuple(_plain(one) for one in side) for side in (program.inputs, program.outputs))
     except Exception as error:
         print(explain(error, look.memory), file=sys.stderr)

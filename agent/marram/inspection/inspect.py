@@ -11,7 +11,7 @@ import msgspec
 from marram.children.child import Child, ChildError
 from marram.errors import BundleError
 from marram.inspection.child import Found, Look
-from marram.inspection.suggestion import suggestion
+from marram.inspection.suggestion import quoted_path, suggestion
 from marram.programs.program import Tensor
 
 _MEMORY = 2 << 30
@@ -44,7 +44,7 @@ def _bundle(path: Path) -> str:
     for role, program in sorted(manifest.programs.items()):
         rows.append(f"{role} ({program.runtime})")
         rows += _rows("takes", program.inputs) + _rows("gives", program.outputs)
-    return "\n".join([*rows, "", "model:", f"  bundle: {path}"])
+    return "\n".join([*rows, "", "model:", f"  bundle: {quoted_path(path)}"])
 
 
 def _rows(word: str, tensors: tuple[Tensor, ...]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
@@ -34,7 +35,7 @@ def suggestion(path: Path, found: Found) -> list[str]:
     output = outputs[0] if outputs else found.outputs[0]
     again = len(windows) == 1 and _fixed(output) == _fixed(first) and len(output.shape) == len(first.shape)
     classes = output.shape[-1] if output.shape and isinstance(output.shape[-1], int) else 1
-    lines = ["model:", f"  file: {path}", "  description:", f"    name: {_name(path)}"]
+    lines = ["model:", f"  file: {quoted_path(path)}", "  description:", f"    name: {_name(path)}"]
     lines.append(f"    task: {'reconstruct' if again else 'classify'}")
     if not again:
         labels = ", ".join(f"label{number}" for number in range(max(classes, 2)))
@@ -120,6 +121,15 @@ def _name(path: Path) -> str:
     return re.sub(r"[^a-z0-9._-]", "-", path.stem.lower()).lstrip("._-")[:48] or "model"
 
 
+def quoted_path(path: Path) -> str:
+    """As YAML takes it."""
+    return str(path) if re.fullmatch(r"[A-Za-z0-9_./][A-Za-z0-9_./ -]*", str(path)) else _in_quotes(str(path))
+
+
 def _quoted(name: str) -> str:
     plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) and name.lower() not in _WORDS
-    return name if plain else f'"{name}"'
+    return name if plain else _in_quotes(name)
+
+
+def _in_quotes(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)

@@ -24,6 +24,9 @@ _DTYPES = {
     "tensor(bool)": "bool",
 }
 
+# What onnxruntime says of a graph that names another file for its weights.
+_OTHER_FILE = ("External data", "model_path must not be empty")
+
 
 class OnnxProgram:
     """One ONNX file in one onnxruntime session; calls may come from any one thread at a time.
@@ -54,7 +57,7 @@ class OnnxProgram:
             )
         except Exception as error:  # onnxruntime has no common base class for its errors
             where = "the given bytes" if isinstance(source, bytes) else str(source)
-            raise ProgramError(f"onnxruntime cannot load {where}: {_first_line(error)}") from error
+            raise ProgramError(f"onnxruntime cannot load {where}: {_why(error)}") from error
         self.inputs = tuple(_tensor(value) for value in self._session.get_inputs())
         self.outputs = tuple(_tensor(value) for value in self._session.get_outputs())
         self._names = [tensor.name for tensor in self.outputs]
@@ -73,6 +76,15 @@ def _tensor(value: Any) -> Tensor:  # noqa: ANN401 - onnxruntime ships no types
         raise ProgramError(f"tensor {value.name!r} has type {value.type}, which Marram does not use")
     np.dtype(dtype)
     return Tensor(value.name, dtype, tuple(value.shape))
+
+
+def _why(error: Exception) -> str:
+    if any(words in str(error) for words in _OTHER_FILE):
+        return (
+            "its weights are in another file: write them into this one, as onnx.save(onnx.load(file), file) "
+            "does, or torch.onnx.export(..., external_data=False)"
+        )
+    return _first_line(error)
 
 
 def _first_line(error: Exception) -> str:

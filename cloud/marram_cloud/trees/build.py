@@ -10,12 +10,13 @@ import msgspec
 import numpy as np
 from marram.bundle.file import PARAMETERS, encode, encode_parameters, parse
 from marram.bundle.forest import Forest, Layout
-from marram.bundle.manifest import Manifest, Training
+from marram.bundle.manifest import MOST_PARAMETERS, Manifest, Training
 from marram.programs.program import load
 from marram.storage import replace_file
 from marram.wire.trees import Room, Tree
 from numpy.typing import NDArray
 
+from marram_cloud.projects.about import FILE
 from marram_cloud.trees import features
 from marram_cloud.trees.bundle import Programs
 from marram_cloud.trees.errors import TreesError
@@ -23,7 +24,6 @@ from marram_cloud.trees.project import Project
 
 _TOLERANCE = 1e-5
 _WINDOWS = 512
-_MOST_PARAMETERS = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,19 @@ def build(folder: Path, model: Path | None = None, output: Path | None = None) -
     """
     project = Project(folder, model)
     about, source = project.about, project.source
+    target = about.bundle(folder, output)
     names = features.names(about.features, [one.name for one in about.channels], about.length)
     slots, splits = project.room
     layout = Layout(slots, Room(splits, len(names), len(about.labels)))
-    if layout.size > _MOST_PARAMETERS:
-        raise TreesError(f"a forest of {layout.size} parameters; a device takes at most {_MOST_PARAMETERS}")
+    if layout.size > MOST_PARAMETERS:
+        raise TreesError(
+            f"{folder / FILE}: forest: {slots} trees of {splits} splits have {layout.size} parameters; a "
+            f"device takes at most {MOST_PARAMETERS}"
+        )
     if source is not None and source.features != len(names):
         raise TreesError(
-            f"the model was fitted on {source.features} features; by project.yaml a window has {len(names)}: "
+            f"{folder / FILE}: the model was fitted on {source.features} features; a window has "
+            f"{len(names)}: "
             f"{', '.join(names[:40])}{' ...' if len(names) > 40 else ''}"
         )
     forest = Forest(source.trees, np.ones(len(source.trees))) if source else untaught(layout.room)
@@ -84,7 +89,6 @@ def build(folder: Path, model: Path | None = None, output: Path | None = None) -
     manifest = _manifest(project, layout, programs, accuracy)
     content = encode(manifest, {**programs.files, PARAMETERS: encode_parameters(manifest, vector)})
     parse(content)
-    target = output or folder / f"{about.name}.marram"
     replace_file(target, content)
     return Report(
         path=target,
@@ -111,20 +115,9 @@ def _manifest(project: Project, layout: Layout, programs: Programs, accuracy: fl
     figures = {"parameters": float(layout.size), "infer_bytes": float(len(programs.files["infer.onnx"]))}
     if accuracy is not None:
         figures["accuracy_fp32"] = accuracy
-    return Manifest(
-        name=about.name,
-        version=about.version,
-        task="classify",
-        channels=about.channels,
-        rate=about.rate,
-        length=about.length,
-        stride=about.stride,
-        labels=about.labels,
-        programs=programs.entries(),
-        parameters=layout.tensors(),
-        members={},
+    return msgspec.structs.replace(
+        about.manifest("classify", programs.entries(), layout.tensors(), figures),
         training=Training(optimiser="trees by histograms"),
-        card=msgspec.structs.replace(about.card, metrics={**about.card.metrics, **figures}),
     )
 
 
@@ -146,12 +139,16 @@ def _windows(project: Project, forest: Forest) -> NDArray[np.float32]:
 def _at_thresholds(forest: Forest, count: int, random: np.random.Generator) -> NDArray[np.float32]:
     """Rows float32 (n, count): each value a threshold of its feature, or the number next to one."""
     rows = random.normal(size=(_WINDOWS, count)).astype(np.float32)
+    largest = np.finfo(np.float32).max
     feature = np.concatenate([tree.feature for tree in forest.trees])
     threshold = np.concatenate([tree.threshold for tree in forest.trees])
     for one in np.unique(feature):
         drawn = random.choice(threshold[feature == one], _WINDOWS)
         towards = random.choice(np.array([-np.inf, 0, np.inf], np.float32), _WINDOWS)
-        rows[:, one] = np.where(towards == 0, drawn, np.nextafter(drawn, towards))
+        with np.errstate(over="ignore"):
+            near = np.where(towards == 0, drawn, np.nextafter(drawn, towards))
+        # A tree that knows missing values splits at infinity, to tell them from all others.
+        rows[:, one] = np.clip(near, -largest, largest)
     return rows
 
 

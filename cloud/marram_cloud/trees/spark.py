@@ -40,12 +40,15 @@ def source(folder: Path, labels: Sequence[str]) -> Source:
             f"{folder}: tells {classes} classes apart, project.yaml names {len(labels)} labels: name one for "
             "each, in the order of Spark's numbers"
         )
+    rows = _rows(folder / "data")
     by_tree: dict[int, dict[int, Any]] = {}
     try:
-        for row in _rows(folder / "data"):
+        for row in rows:
             node = row.get("nodeData", row)
             by_tree.setdefault(int(row.get("treeID", 0)), {})[int(node["id"])] = node
         trees = tuple(tree(_nodes(by_tree[number])) for number in sorted(by_tree))
+    except TreesError as error:
+        raise TreesError(f"{folder}: {error}") from error
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise TreesError(f"{folder}: its nodes are not those of a tree: {error!r}") from error
     if not trees:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
+import onnx
 import torch
 from marram.bundle.backbone import Features
 from marram.bundle.layout import WINDOW, Axis, problem, sizes
@@ -16,6 +17,7 @@ from marram.bundle.manifest import BackboneLayout
 from marram.errors import MarramError, ProgramError
 from marram.programs.program import load
 from numpy.typing import NDArray
+from onnx.external_data_helper import uses_external_data
 from torch import nn
 from torch.func import functional_call
 
@@ -112,12 +114,31 @@ def from_module(module: nn.Module, windows: Windows) -> Backbone:
     return Backbone(coarse, "onnx", BackboneLayout(), program, told, work(exact, values).macs)
 
 
+def _whole(path: Path) -> bytes:
+    """The file with the weights in it that ``torch.onnx.export`` put into another beside it."""
+    content = path.read_bytes()
+    if path.suffix == ".tflite":
+        return content
+    try:
+        model = onnx.load_from_string(content)
+    except Exception:  # protobuf's own: the runtime says what is wrong with the file
+        return content
+    if not any(uses_external_data(one) for one in model.graph.initializer):
+        return content
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except (OSError, onnx.checker.ValidationError) as error:
+        raise BackboneError(f"its weights are in a file beside it, which cannot be read: {error}") from error
+    whole: bytes = model.SerializeToString(deterministic=True)
+    return whole
+
+
 def from_file(path: Path, about: BackboneFile, windows: Windows) -> Backbone:
     """As it is. windows: float32 (n, channels, length) to try it on. Raises BackboneError."""
     runtime: Literal["onnx", "tflite"] = "tflite" if path.suffix == ".tflite" else "onnx"
     layout = BackboneLayout(about.layout, about.width)
     try:
-        content = path.read_bytes()
+        content = _whole(path)
         program = load(content, runtime)
     except OSError as error:
         raise BackboneError(f"cannot be read: {error.strerror or error}") from error
@@ -132,7 +153,9 @@ def from_file(path: Path, about: BackboneFile, windows: Windows) -> Backbone:
     fits = len(shape) == len(taken) and all(
         isinstance(one, str) or one == want for one, want in zip(shape[1:], taken[1:], strict=True)
     )
-    if not fits or not (isinstance(shape[0], str) or shape[0] == 1):
+    if fits and isinstance(shape[0], int) and shape[0] != 1:
+        raise BackboneError(f"takes {shape[0]} windows at once: export it for one, or for any number")
+    if not fits:
         raise BackboneError(
             f"takes {shape}, but windows are laid out as {taken}: say in backbone.layout (and width) how it "
             "takes them"

@@ -56,6 +56,15 @@ class Budget(msgspec.Struct, frozen=True):
     latency: float | None = None
     loss: float | None = None
 
+    def __post_init__(self) -> None:
+        """Raises BudgetError for a limit that means nothing."""
+        if not (self.bytes is None or self.bytes > 0):
+            raise BudgetError(f"--max-bytes {self.bytes}: expected a number above 0")
+        if not (self.latency is None or self.latency > 0):
+            raise BudgetError(f"--max-latency-us {self.latency:g}: expected a number above 0")
+        if not (self.loss is None or self.loss >= 0):
+            raise BudgetError(f"--max-accuracy-loss {self.loss:g}: expected 0 or a number above, 0.01 say")
+
     def __bool__(self) -> bool:
         return any(one is not None for one in (self.bytes, self.latency, self.loss))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -22,10 +22,12 @@ from marram_cloud.compression.quality import judge
 from marram_cloud.compression.ranges import calibrate
 from marram_cloud.litert.forms import TEMPLATE, with_form
 from marram_cloud.litert.quantise import Wanted
+from marram_cloud.projects.errors import ProjectError
 from marram_cloud.releases.calibration import Calibration
 from marram_cloud.workshop.export import export
 from marram_cloud.workshop.functions import Functions
-from marram_cloud.workshop.litert import template
+from marram_cloud.workshop.litert import LITERT_TORCH, template
+from marram_cloud.workshop.optimisers import Sgd
 from marram_cloud.workshop.project import Project
 from marram_cloud.workshop.verify import Verifier, batches
 
@@ -104,10 +106,13 @@ def build(
     torch.set_num_threads(1)
     project = project or Project(folder)
     about, backbone = project.about, project.backbone
+    target = about.bundle(folder, output)
     if tflite and backbone is not None:
         raise CompressionError(
             "a bundle with a backbone has no infer.tflite: the backbone itself may be TFLite"
         )
+    if tflite:
+        LITERT_TORCH.needed()
     judged = project.windows("evaluation.npz")
     functions = project.functions
     verifier = Verifier({})
@@ -115,11 +120,15 @@ def build(
     classes = len(about.labels) if about.task == "classify" else 0
     cases = batches(windows, classes, about.seed, 7 if functions.statistics else 1)
     files = _programs(functions, cases, verifier, about.training.learning_rate)
+    if not _learns(functions, cases):
+        raise ProjectError(
+            f"{folder / 'model.py'}: a training step changes nothing: let gradients through forward, without "
+            "no_grad, detach, argmax or rounding on the way from the parameters"
+        )
     flat = functions.flat().numpy()
     ranges = calibrate(files["predict.onnx"], flat, project.calibration)
-    kept = None
+    seen, kept = judged or Calibration(project.calibration), None
     if keep_float is None:
-        seen = judged or Calibration(project.calibration)
         kept = bound.keep_float(files["predict.onnx"], flat, ranges, seen.windows, seen.labels)
         keep_float = kept.layers
     int8 = int8_programs(files["predict.onnx"], flat, ranges, keep_float)
@@ -144,7 +153,6 @@ def build(
             raise CompressionError(lite)
     content = encode(manifest, members)
     parse(content)
-    target = output or folder / f"{about.name}.marram"
     replace_file(target, content)
     return Report(
         path=target,
@@ -154,7 +162,7 @@ def build(
         differences=verifier.differences,
         unsettled=verifier.unsettled,
         int8=_int8_difference(files, flat, project.calibration),
-        kept=str(kept or f"int8 but for {len(keep_float)} of its layers"),
+        kept=str(kept or bound.Kept(tuple(keep_float), _lost(files, flat, seen))),
         no_calibrate=int8.why,
         tflite=lite,
         backbone=None if backbone is None else (backbone.file, backbone.told),
@@ -166,6 +174,20 @@ def _template(functions: Functions, project: Project, files: dict[str, bytes], w
     window = (len(project.about.channels), project.about.length)
     predict = files["predict.onnx"]
     return template(functions.predict, predict, functions.flat(), window, outputs, wanted)
+
+
+def _learns(functions: Functions, cases: list[dict[str, torch.Tensor]]) -> bool:
+    """Whether there is a gradient."""
+    plain = replace(functions, optimiser=Sgd(momentum=0.0))
+    flat, count = functions.flat(), functions.trained
+    fixed = {
+        "parameters": flat, "state": torch.zeros(count), "learning_rate": torch.tensor(1.0), "anchor": flat,
+        "mu": torch.tensor(0.0), "seed": torch.tensor(0) if functions.chance else None,
+    }  # fmt: skip
+    return any(
+        not torch.equal(plain.train(**{"y": None, **fixed, **case})[0][:count], flat[:count])
+        for case in cases
+    )
 
 
 def _programs(
@@ -251,29 +273,17 @@ def _manifest(
     programs = {role: program_file(file, files[file]) for file, role in roles.items()}
     if backbone is not None:
         programs["backbone"] = program_file(backbone.file, backbone.content, backbone.runtime)
-    return Manifest(
-        name=about.name,
-        version=about.version,
-        task=about.task,
-        channels=about.channels,
-        rate=about.rate,
-        length=about.length,
-        stride=about.stride,
-        labels=about.labels,
+    parameters = tuple(Tensor(name, "float32", shape) for name, shape in shapes.items())
+    return msgspec.structs.replace(
+        about.manifest(about.task, programs, parameters, {"parameters": float(size), **figures}),
         horizon=about.horizon,
-        programs=programs,
         backbone=None if backbone is None else backbone.layout,
-        parameters=tuple(Tensor(name, "float32", shape) for name, shape in shapes.items()),
-        members={},
         training=Training(
             optimiser=str(about.training.optimiser),
             learning_rate=about.training.learning_rate,
             batch=about.training.batch,
             epochs=about.training.epochs,
             state=about.training.optimiser.state(functions.trained),
-        ),
-        card=msgspec.structs.replace(
-            about.card, metrics={**about.card.metrics, "parameters": float(size), **figures}
         ),
     )
 
@@ -292,6 +302,12 @@ def _qualities(
         if quality.loss is not None:
             found[f"score_{name}"] = quality.loss
     return found
+
+
+def _lost(files: dict[str, bytes], flat: np.ndarray, seen: Calibration) -> str:
+    """What int8 loses, in words."""
+    exact = load(files["predict.onnx"], "onnx")(parameters=flat, x=seen.windows)
+    return bound.compare(exact, load(files["infer.onnx"], "onnx")(x=seen.windows), seen.labels).words
 
 
 def _int8_difference(files: dict[str, bytes], flat: np.ndarray, windows: np.ndarray) -> float:

@@ -39,8 +39,8 @@ def add_commands(workshop: argparse.ArgumentParser) -> None:
     commands = workshop.add_subparsers(required=True, metavar="COMMAND")
     built = commands.add_parser("build", help="Trace a PyTorch project into a bundle.")
     built.set_defaults(command=_build)
-    built.add_argument("project", type=Path)
-    built.add_argument("-o", "--output", type=Path)
+    built.add_argument("project", type=Path, help="folder with project.yaml, model.py and calibration.npz")
+    built.add_argument("-o", "--output", type=Path, metavar="FILE", help=trees.OUTPUT)
     built.add_argument(
         "--tflite", action="store_true",
         help="with a form for LiteRT (needs litert-torch: docs/models.md)",
@@ -67,8 +67,8 @@ def add_commands(workshop: argparse.ArgumentParser) -> None:
     trees.add_command(commands)
     keras = commands.add_parser("keras", help="Convert a Keras project into a bundle that runs in LiteRT.")
     keras.set_defaults(command=_keras)
-    keras.add_argument("project", type=Path)
-    keras.add_argument("-o", "--output", type=Path)
+    keras.add_argument("project", type=Path, help="folder with project.yaml, model.keras and calibration.npz")
+    keras.add_argument("-o", "--output", type=Path, metavar="FILE", help=trees.OUTPUT)
     keras.add_argument(
         "--int8", metavar="HOW", choices=_INT8, help="in int8 of this kind instead of that in project.yaml"
     )

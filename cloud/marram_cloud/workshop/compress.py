@@ -19,6 +19,7 @@ from marram_cloud.releases.calibration import Calibration
 from marram_cloud.workshop import report_page
 from marram_cloud.workshop.budget import Budget, BudgetError
 from marram_cloud.workshop.build import Report, build, predict_program
+from marram_cloud.workshop.litert import LITERT_TORCH
 from marram_cloud.workshop.project import Project
 from marram_cloud.workshop.report import findings, write_json
 from marram_cloud.workshop.search import RATIOS, Data, Subject, Trial, measured, search
@@ -44,7 +45,14 @@ def compress(
     ``build`` raises.
     """
     torch.set_num_threads(1)
+    if epochs < 1:
+        raise BudgetError(f"--epochs {epochs}: expected at least 1")
+    if tflite:
+        LITERT_TORCH.needed()
     project = Project(folder)
+    target = project.about.bundle(folder, output)
+    if report is not None and report.exists() and not report.is_dir():
+        raise BudgetError(f"{report}: is no folder: name one for report.html and report.json")
     data = _data(project, budget, epochs)
     trials = search(
         project.functions.module, data, lambda module: _predict(project, module), budget, tuple(ratios)
@@ -56,7 +64,6 @@ def compress(
         coarse = [one for one in trials if one.measured.precision in ("int8", "mixed")]
         fitting = [next((one for one in coarse if not one.loses), trials[0]).measured]
     forms: list[Trial] = []
-    target = output or folder / f"{project.about.name}.marram"
     with tempfile.TemporaryDirectory() as scratch:
         for chosen in fitting:
             trial = trials[candidates.index(chosen)]
@@ -73,17 +80,23 @@ def compress(
                 break
         else:
             budget.fitting([one.measured for one in forms])
+        if report is not None:
+            judged_on = next(
+                file for file in ("evaluation.npz", "calibration.npz") if (folder / file).exists()
+            )
+            found = findings(
+                read(built.path),
+                [*trials, *forms],
+                trial,
+                budget,
+                project.calibration,
+                judged_on,
+                built.tflite,
+            )
+            write_json(found, report / "report.json")
+            report_page.write(found, report / "report.html")
         replace_file(target, built.path.read_bytes())
-    built = replace(built, path=target)
-    if report is not None:
-        judged_on = next(file for file in ("evaluation.npz", "calibration.npz") if (folder / file).exists())
-        found = findings(
-            read(target), [*trials, *forms], trial, budget, project.calibration, judged_on, built.tflite
-        )
-        report.mkdir(parents=True, exist_ok=True)
-        write_json(found, report / "report.json")
-        report_page.write(found, report / "report.html")
-    return built
+    return replace(built, path=target)
 
 
 def _in_litert(project: Project, trial: Trial, bundle: Bundle, data: Data, first: Trial) -> Trial:

@@ -31,16 +31,21 @@ class Converter:
         """The interpreter that has it; None where there is none."""
         named = os.environ.get(self.variable)
         path = Path(named) if named else Path(sys.prefix).parent / self.environment / "bin" / "python"
-        return path if path.exists() else None
+        return path if path.is_file() else None
 
-    def run(self, folder: Path) -> None:
-        """Convert what lies in the folder. Raises CompressionError with the converter's last words."""
+    def needed(self) -> Path:
+        """The interpreter that has it. Raises CompressionError where there is none."""
         python = self.python
         if python is None:
             raise CompressionError(
                 f"no {self.name} is installed: `make {self.environment}` does that; {self.variable} names an "
                 "interpreter elsewhere that has it"
             )
+        return python
+
+    def run(self, folder: Path) -> None:
+        """Convert what lies in the folder. Raises CompressionError with the converter's last words."""
+        python = self.needed()
         try:
             done = subprocess.run(
                 [python, self.script, folder],

@@ -15,8 +15,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from marram.bundle.file import encode, parse
-from marram.bundle.manifest import Manifest, ProgramFile
-from marram.config.load import load as load_yaml
+from marram.bundle.manifest import ProgramFile
 from marram.programs.program import Program, Tensor, load
 from marram.storage import replace_file
 
@@ -24,9 +23,11 @@ from marram_cloud.compression.quality import Quality, judge
 from marram_cloud.litert.choosing import best
 from marram_cloud.litert.forms import FILE
 from marram_cloud.litert.quantise import Wanted
-from marram_cloud.releases.calibration import Calibration, read_calibration
+from marram_cloud.projects.about import read
+from marram_cloud.projects.errors import ProjectError
+from marram_cloud.releases.calibration import Calibration
 from marram_cloud.workshop.converters import Converter
-from marram_cloud.workshop.project import ProjectError, ProjectFile, Training
+from marram_cloud.workshop.project import ProjectFile, Training
 
 TENSORFLOW = Converter(
     "TensorFlow", ".venv-keras", "MARRAM_KERAS_PYTHON", Path(__file__).with_name("keras_convert.py")
@@ -63,38 +64,26 @@ def build_keras(folder: Path, output: Path | None = None, int8: Wanted | None = 
     CompressionError; no file is written then.
     """
     about = _about(folder)
-    shape = (len(about.channels), about.length)
-    windows = read_calibration(folder / "calibration.npz", *shape).windows
+    target = about.bundle(folder, output)
+    windows = about.windows(folder / "calibration.npz", about.task).windows
     exact, understood = _converted(folder, about, windows)
-    taken, told = best(exact, shape, windows, int8 or about.tflite)
+    taken, told = best(exact, about.window, windows, int8 or about.tflite)
     content = taken.content
     figures = _figures(folder, about, load(exact, "tflite"), load(content, "tflite"))
-    metrics = {**about.card.metrics, "infer_bytes": float(len(content)), **figures}
-    manifest = Manifest(
-        name=about.name,
-        version=about.version,
-        task=about.task,
-        channels=about.channels,
-        rate=about.rate,
-        length=about.length,
-        stride=about.stride,
-        labels=about.labels,
+    card = {"infer_bytes": float(len(content)), **figures}
+    manifest = msgspec.structs.replace(
+        about.manifest(about.task, {"infer": _program_file(content)}, (), card),
         threshold=_threshold(about, load(content, "tflite"), windows),
-        programs={"infer": _program_file(content)},
-        parameters=(),
-        members={},
-        card=msgspec.structs.replace(about.card, metrics=metrics),
     )
     made = encode(manifest, {FILE: content})
     parse(made)
-    target = output or folder / f"{about.name}.marram"
     replace_file(target, made)
     return KerasReport(target, len(made), understood, told, figures)
 
 
 def _about(folder: Path) -> ProjectFile:
     file = folder / "project.yaml"
-    about = load_yaml(file, ProjectFile)
+    about = read(folder, ProjectFile)
     if about.task == "forecast":
         raise ProjectError(f"{file}: task: a Keras model may classify or reconstruct, not forecast")
     if about.loss is not None or about.backbone is not None or about.training != Training():
@@ -135,10 +124,9 @@ def _program_file(content: bytes) -> ProgramFile:
 
 def _figures(folder: Path, about: ProjectFile, exact: Program, coarse: Program) -> dict[str, float]:
     """For the model card, from ``evaluation.npz`` where it is there."""
-    path = folder / "evaluation.npz"
-    if not path.exists():
+    judged = about.judged(folder, about.task)
+    if judged is None:
         return {}
-    judged = read_calibration(path, len(about.channels), about.length)
     found: dict[str, float] = {}
     for name, program in (("fp32", exact), ("int8", coarse)):
         quality = _quality(about, program, judged)

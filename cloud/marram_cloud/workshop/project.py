@@ -14,23 +14,23 @@ from __future__ import annotations
 
 import copy
 import fnmatch
-import importlib.util
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
 import torch
-from marram.bundle.manifest import Channel, ModelCard, Name
-from marram.config.load import load
-from marram.errors import MarramError
+from marram.bundle.manifest import MOST_PARAMETERS
 from numpy.typing import NDArray
 
 from marram_cloud.litert.quantise import Wanted
-from marram_cloud.releases.calibration import Calibration, read_calibration
+from marram_cloud.projects.about import About, read
+from marram_cloud.projects.code import Code, Failure, said
+from marram_cloud.projects.errors import ProjectError
+from marram_cloud.releases.calibration import Calibration
 from marram_cloud.workshop import provenance
 from marram_cloud.workshop.backbone import Backbone, BackboneError, BackboneFile, from_file, from_module
 from marram_cloud.workshop.functions import Functions
@@ -43,10 +43,6 @@ _TRIED = 5
 _CLASSIFY_ONLY = "only a classify model may have a backbone: the others need the windows themselves as target"
 
 
-class ProjectError(MarramError):
-    """A project cannot be built; the message names the file and what to change."""
-
-
 class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Defaults that go into the manifest.
 
@@ -56,35 +52,28 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """
 
     optimiser: AnyOptimiser = Sgd()
-    trainable: tuple[str, ...] = ("*",)
+    trainable: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("*",)
     statistics: Literal["running", "frozen"] = "running"
     learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 0.05
     batch: Annotated[int, msgspec.Meta(ge=1)] = 16
     epochs: Annotated[int, msgspec.Meta(ge=1)] = 5
 
 
-class ProjectFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ProjectFile(About, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``project.yaml``. horizon: samples that a forecast is of. seed: of the initial parameters. tflite: how
     the form for LiteRT is quantised, where one is made."""
 
-    name: Name
-    version: str = "0"
     task: Literal["classify", "reconstruct", "forecast"]
-    channels: Annotated[tuple[Channel, ...], msgspec.Meta(min_length=1)]
-    rate: Annotated[float, msgspec.Meta(gt=0)]
-    length: Annotated[int, msgspec.Meta(gt=0)]
-    stride: Annotated[int, msgspec.Meta(gt=0)]
-    labels: tuple[str, ...] = ()
     horizon: Annotated[int, msgspec.Meta(ge=0)] = 0
     seed: int = 0
     loss: AnyLoss | None = None
     backbone: BackboneFile | None = None
     training: Training = Training()
     tflite: Wanted = "auto"
-    card: ModelCard = ModelCard()
 
     def problems(self) -> Iterable[tuple[tuple[str, ...], str]]:
         """Cross-field mistakes."""
+        yield from super().problems()
         if self.task == "classify" and len(self.labels) < 2:
             yield ("labels",), "expected at least two labels for a classify model"
         if (self.task == "forecast") != (self.horizon > 0) or self.horizon >= self.length:
@@ -113,11 +102,12 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.about = load(folder / "project.yaml", ProjectFile)
+        self.about = read(folder, ProjectFile)
         torch.manual_seed(self.about.seed)
-        code = self._code()
+        with provenance.modules_remembered():
+            code = Code(folder, "torch.nn.Module", torch.nn.Module)
         self.functions = self._functions(self._made(code, "model"))
-        calibration = self._read("calibration.npz").windows
+        calibration = self.about.windows(folder / "calibration.npz", self.about.task).windows
         self.backbone = self._backbone(code, calibration)
         self.calibration = calibration if self.backbone is None else self.backbone.features(calibration)
         self.functions = self._tried(self.functions)
@@ -127,20 +117,10 @@ class Project:
 
         A classify model's need labels. Raises CalibrationError or ProjectError.
         """
-        path = self.folder / file
-        if not path.exists():
-            return None
-        found = self._read(file)
-        if self.about.task == "classify" and found.labels is None:
-            raise ProjectError(f"{path}: has no array 'labels': int64 (n,), the index of each window's label")
-        if found.labels is not None and found.labels.max() >= len(self.about.labels):
-            raise ProjectError(
-                f"{path}: a label is {found.labels.max()}, but project.yaml names "
-                f"{len(self.about.labels)} labels, counted from 0"
-            )
-        return (
-            found if self.backbone is None else replace(found, windows=self.backbone.features(found.windows))
-        )
+        found = self.about.judged(self.folder, self.about.task, file)
+        if found is None or self.backbone is None:
+            return found
+        return replace(found, windows=self.backbone.features(found.windows))
 
     def with_module(self, module: torch.nn.Module) -> Project:
         """The same project with another module in place of that of its folder. Raises ProjectError."""
@@ -148,12 +128,9 @@ class Project:
         other.functions = other._tried(other._functions(module))
         return other
 
-    def _read(self, file: str) -> Calibration:
-        return read_calibration(self.folder / file, len(self.about.channels), self.about.length)
-
-    def _backbone(self, code: ModuleType, windows: NDArray[np.float32]) -> Backbone | None:
-        about, path = self.about.backbone, self.folder / "model.py"
-        own = hasattr(code, "backbone")
+    def _backbone(self, code: Code, windows: NDArray[np.float32]) -> Backbone | None:
+        about, path = self.about.backbone, code.path
+        own = code.defines("backbone")
         if about is None and not own:
             return None
         if about is not None and own:
@@ -168,31 +145,23 @@ class Project:
         except (BackboneError, UnsupportedError) as error:
             raise ProjectError(f"{source}: {'backbone(): ' if own else ''}{error}") from error
 
-    def _code(self) -> ModuleType:
-        path = self.folder / "model.py"
-        spec = importlib.util.spec_from_file_location(f"marram_project_{self.about.name}", path)
-        if spec is None or spec.loader is None or not path.exists():
-            raise ProjectError(f"{path}: is not there; it should define model() -> torch.nn.Module")
-        code = importlib.util.module_from_spec(spec)
-        try:
-            with provenance.modules_remembered():
-                spec.loader.exec_module(code)
-        except Exception as error:
-            raise ProjectError(f"{path}: {type(error).__name__}: {error}") from error
-        return code
-
-    def _made(self, code: ModuleType, name: str) -> torch.nn.Module:
+    def _made(self, code: Code, name: str) -> torch.nn.Module:
         """What model() or backbone() gives."""
-        path = self.folder / "model.py"
-        try:
-            with provenance.modules_remembered():
-                module = getattr(code, name)()
-        except AttributeError as error:
-            raise ProjectError(f"{path}: should define {name}() -> torch.nn.Module: {error}") from error
-        except Exception as error:
-            raise ProjectError(f"{path}: {type(error).__name__}: {error}") from error
+        with provenance.modules_remembered():
+            module = code.made(name)
         if not isinstance(module, torch.nn.Module):
-            raise ProjectError(f"{path}: {name}() gave {type(module).__name__}, not a torch.nn.Module")
+            raise ProjectError(f"{code.path}: {name}() gave {type(module).__name__}, not a torch.nn.Module")
+        if isinstance(module, torch.jit.ScriptModule | torch.nn.DataParallel):
+            raise ProjectError(
+                f"{code.path}: {name}() gave a {type(module).__name__}: give the module that is in it, for a "
+                "program is traced whole"
+            )
+        if torch.get_default_dtype() != torch.float32:
+            torch.set_default_dtype(torch.float32)
+            raise ProjectError(
+                f"{code.path}: sets PyTorch's default type: leave out set_default_dtype, for programs are "
+                "float32"
+            )
         return module
 
     def _functions(self, module: torch.nn.Module) -> Functions:
@@ -219,6 +188,12 @@ class Project:
             module, about.task, about.loss or usual(about.task), about.training.optimiser, trainable,
             statistics, about.horizon, fixed,
         )  # fmt: skip
+        count = sum(math.prod(shape) for shape in functions.shapes.values())
+        if count > MOST_PARAMETERS:
+            raise ProjectError(
+                f"{path}: {count} parameters would be trained and travel, a device takes at most "
+                f"{MOST_PARAMETERS}: name fewer in training.trainable, or make the module smaller"
+            )
         tensors = {**parameters, **dict(module.named_buffers())}
         for name in functions.shapes:
             if tensors[name].dtype != torch.float32:
@@ -249,7 +224,7 @@ class Project:
     def _tried(self, functions: Functions) -> Functions:
         """Run the module on some windows, so that its own mistakes are told in its own words."""
         path = self.folder / "model.py"
-        windows = torch.from_numpy(self.calibration[:_TRIED])
+        windows = torch.from_numpy(self.calibration[:_TRIED].copy())
         plain = Plain(torch.tensor(1))
         before = {name: one.clone() for name, one in functions.module.named_buffers()}
         try:
@@ -262,13 +237,17 @@ class Project:
                 )
         except ProjectError:
             raise
-        except Exception as error:
-            text = str(error).strip().splitlines()
+        except Failure as error:
             place = provenance.of_error(error)
             raise ProjectError(
-                f"{path}: forward fails on windows of shape {tuple(windows.shape)}: "
-                f"{text[0] if text else type(error).__name__}{f' ({place})' if place else ''}"
+                f"{path}: forward fails on windows of shape {tuple(functions.seen(windows).shape)}: "
+                f"{said(error)}{f' ({place})' if place else ''}"
             ) from error
+        if not np.array_equal(windows.numpy(), self.calibration[:_TRIED]):
+            raise ProjectError(
+                f"{path}: forward changes the windows that it is given: make a new tensor, as x = x - 1 does "
+                "in place of x -= 1"
+            )
         self._check_shapes(path, windows, outputs)
         shapes = [tuple(one.shape) for one in alone]
         if shapes != [(1, *one.shape[1:]) for one in outputs]:
@@ -298,6 +277,10 @@ class Project:
                 f"{path}: forward should give logits of shape {(len(windows), len(self.about.labels))}, "
                 f"a label each; it gives {found}"
             )
+        if self.about.task == "classify" and _are_probabilities(outputs[0]):
+            raise ProjectError(
+                f"{path}: forward gives probabilities: leave out the softmax at its end, for the loss has one"
+            )
         if self.about.task == "reconstruct" and shapes != [window, window]:
             raise ProjectError(
                 f"{path}: forward should give (normalised window, its reconstruction), both of shape "
@@ -320,3 +303,8 @@ class Project:
                 f"{type(made).__name__}"
             )
         return (made,)
+
+
+def _are_probabilities(scores: torch.Tensor) -> bool:
+    """(n, classes): none below 0, and each row adds up to 1."""
+    return bool((scores >= 0).all()) and torch.allclose(scores.sum(dim=1), torch.tensor(1.0), atol=1e-4)

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import linecache
 import sys
 import sysconfig
-import traceback
 import types
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -27,6 +24,8 @@ from torch.fx import GraphModule, Node
 from torch.fx import traceback as fx_traceback
 from torch.nn.modules import module as hooks
 from torch.overrides import TorchFunctionMode
+
+from marram_cloud.projects.code import Place, innermost
 
 _OURS = str(Path(__file__).resolve().parents[1])
 _LIBRARIES = (
@@ -42,24 +41,9 @@ _KEY = "place"
 _ON_THE_WAY = {"__get__", "_set_grad_enabled"}
 
 
-@dataclass(frozen=True)
-class Place:
-    """A line of the user's source."""
-
-    file: str
-    line: int
-
-    def __str__(self) -> str:
-        text = linecache.getline(self.file, self.line).strip()
-        return f"{Path(self.file).name}, line {self.line}: {text}"
-
-
 def of_error(error: BaseException) -> Place | None:
     """Where in the user's source an exception came from: the innermost line of it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return next(
-        (Place(one.filename, one.lineno or 0) for one in reversed(frames) if _users(one.filename)), None
-    )
+    return innermost(error, _users)
 
 
 _made: weakref.WeakKeyDictionary[nn.Module, Place] = weakref.WeakKeyDictionary()

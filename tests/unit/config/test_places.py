@@ -144,6 +144,7 @@ BAD_VALUES = [
     (("model", "threads"), '"4"', 'found the text "4" (take the quotes away)'),
     (("model", "queue"), "9" * 5000, "expected a whole number from 1 to 1000000, found the number 999"),
     (("model", "bundle"), "nowhere.marram", "nowhere.marram does not exist"),
+    (("model", "bundle"), "/", "/ is no file"),
     (("model", "bundle"), "a" * 5000, "cannot look at the file"),
     (("model", "bundle"), "5", "expected the path of a file, found the number 5"),
     (("model", "parameters"), "owm", "did you mean 'own'?"),

@@ -1,5 +1,7 @@
 """``marram model inspect`` says what a file wants, and the YAML that it prints runs the file."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import yaml
@@ -45,6 +47,17 @@ FILES = {
 def written(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     return tmp_path / name
+
+
+@pytest.mark.parametrize(
+    "name", ["a model.onnx", "a: b #c.onnx", "it's.onnx", 'say "hm".onnx', "[1].onnx", "~.onnx"]
+)
+def test_the_yaml_that_it_prints_names_the_file(tmp_path, monkeypatch, name):
+    path = written(tmp_path, name, models.classifier())
+    monkeypatch.chdir(tmp_path)
+    for shown in (path, Path(name)):
+        text = inspect(shown)
+        assert yaml.safe_load(text[text.index("\nmodel:") :])["model"]["file"] == str(shown)
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -77,7 +77,7 @@ def test_weights_outside_of_the_file_are_refused(tmp_path, monkeypatch, location
     data = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9
     ).SerializeToString()
-    with pytest.raises(ProgramError, match="onnxruntime cannot load"):
+    with pytest.raises(ProgramError, match=r"onnxruntime cannot load .* weights are in another file: write"):
         load(data, "onnx")
 
 

@@ -131,6 +131,15 @@ def test_a_model_that_leaves_room_keeps_it_for_the_fleet(project):
     assert (report.trees, report.slots, report.room.splits) == (9, 20, 40)
 
 
+def test_a_tree_that_knows_missing_values_is_the_same_for_windows_which_miss_none(project):
+    rows = ROWS.copy()
+    rows[LABELS == 0, 0] = np.nan
+    fitted = DecisionTreeClassifier(max_depth=3, random_state=0).fit(rows, LABELS)
+    assert np.isinf(fitted.tree_.threshold).any()
+    folder = project()
+    assert build(folder, saved(folder, fitted)).difference <= 1e-5
+
+
 # ---- Spark ML
 
 
@@ -176,7 +185,10 @@ def test_a_folder_that_is_no_tree_of_spark_is_refused(case, project, tmp_path):
 
 @pytest.mark.parametrize(
     ("kind", "why"),
-    [("categorical", "by its categories.*OneHotEncoder"), ("boosted", "GBTClassificationModel")],
+    [
+        ("categorical", "categorical: a tree .* by its categories.*OneHotEncoder"),
+        ("boosted", "GBTClassificationModel"),
+    ],
 )
 def test_a_model_of_spark_that_is_not_supported_is_named(kind, why, project):
     with pytest.raises(TreesError, match=why):

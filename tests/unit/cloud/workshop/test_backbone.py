@@ -14,12 +14,14 @@ from marram.programs.program import load
 from marram.stream.blocks import Windows
 from marram_cloud.compression.errors import CompressionError
 from marram_cloud.compression.ranges import calibrate
+from marram_cloud.projects.errors import ProjectError
 from marram_cloud.releases.rebuild import rebuild
 from marram_cloud.workshop.build import build
-from marram_cloud.workshop.project import Project, ProjectError
+from marram_cloud.workshop.project import Project
+from onnx import helper
 from torch import nn
 
-from tests.support import tflite
+from tests.support import models, tflite
 from tests.support.training import filled_store, job, run
 from tests.unit.cloud.workshop.test_build import YAML, project
 
@@ -181,7 +183,7 @@ def test_a_bundle_whose_parts_do_not_fit_is_refused(built):
         (GIVEN, None, r"embed.tflite: cannot be read: No such file"),
         (GIVEN, b"no model", r"embed.tflite: LiteRT cannot load"),
         (GIVEN.replace("length, channels", "channels, length"), embedding(), "takes .* windows are laid out"),
-        (GIVEN, embedding(3), "takes .* windows are laid out"),
+        (GIVEN, embedding(3), "takes 3 windows at once: export it for one"),
         (GIVEN.replace("[batch, length, channels]", "[batch, length]"), embedding(), "expected each of"),
     ],
 )  # fmt: skip
@@ -190,6 +192,26 @@ def test_a_file_that_is_no_backbone_is_refused(tmp_path, yaml, content, why):
     if content is not None:
         (folder / "embed.tflite").write_bytes(content)
     with pytest.raises((ProjectError, InvalidConfigError), match=why):
+        Project(folder)
+
+
+def test_weights_in_a_file_beside_the_backbone_come_into_the_bundle(tmp_path):
+    folder = project(tmp_path / "small", "nn.Linear(2, 3)", f"{YAML}backbone: {{file: embed.onnx}}\n")
+    weights = np.array([[0.5], [-2.0]], np.float32)
+    node = (
+        helper.make_node("Mul", ["x", "w"], ["scaled"]),
+        helper.make_node("ReduceMean", ["scaled"], ["scores"], axes=[2], keepdims=0),
+    )
+    model = onnx.load_from_string(
+        models.model(list(node), [models.output("scores", ("batch", 2))], shape=("batch", 2, 24))
+    )
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+    onnx.save(model, folder / "embed.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    backbone = Project(folder).backbone
+    windows = told_apart(5, 0)[0]
+    np.testing.assert_allclose(backbone.features(windows), (windows * weights).mean(axis=2), atol=1e-6)
+    (folder / "w.bin").unlink()
+    with pytest.raises(ProjectError, match=r"embed\.onnx: its weights are in a file beside it, which cannot"):
         Project(folder)
 
 

@@ -37,6 +37,19 @@ def test_the_nearest_comes_first_when_nothing_fits():
     assert lines[1].strip() == "int8: 10 bytes, 50 us, loss of accuracy 0.0300"
 
 
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        ({"bytes": 0}, "--max-bytes 0: expected a number above 0"),
+        ({"latency": float("nan")}, "--max-latency-us nan: expected a number above 0"),
+        ({"loss": -0.1}, "--max-accuracy-loss -0.1: expected 0 or"),
+    ],
+)
+def test_a_limit_that_means_nothing_is_refused(limit, words):
+    with pytest.raises(BudgetError, match=words):
+        Budget(**limit)
+
+
 def test_what_another_beats_in_everything_is_not_on_the_front():
     worse = candidate(41, 61.0, 0.01)
     assert front([*ALL, worse]) == list(ALL)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from marram.bundle.file import parse, read
 from marram.errors import ConfigError, MarramError
+from marram_cloud.projects.errors import ProjectError
 from marram_cloud.releases.calibration import CalibrationError
 from marram_cloud.workshop import translations
 from marram_cloud.workshop.build import build
-from marram_cloud.workshop.project import ProjectError
 from marram_cloud.workshop.translations import UnsupportedError
-from marram_cloud.workshop.verify import TOLERANCE, DisagreementError, Verifier
+from marram_cloud.workshop.verify import TOLERANCE, DisagreementError, Verifier, batches
 from torch import nn
 
 from tests.support.sampled import ONLY_ZOO
@@ -254,6 +254,11 @@ def test_a_forward_that_decides_by_its_values_says_what_to_use(tmp_path):
         build(project(tmp_path / "small", code=code))
 
 
+def test_one_window_of_features_is_enough_to_compare_programs_on():
+    cases = batches(torch.ones(1, 4), classes=3, seed=0)
+    assert all(case["x"].isfinite().all() for case in cases)
+
+
 # ---- mistakes of a project
 
 
@@ -273,6 +278,8 @@ def test_a_forward_that_decides_by_its_values_says_what_to_use(tmp_path):
             "give a BatchNorm a number",
         ),
         ("nn.Flatten()", "no parameters"),
+        ("nn.Sequential(nn.Flatten(), nn.Linear(48, 3), nn.Softmax(1))", "leave out the softmax at its end"),
+        (f"nn.DataParallel({LINEAR})", "gave a DataParallel: give the module that is in it"),
         ("3", "gave int, not a torch"),
         ("undefined_name", "NameError"),
     ],
@@ -296,6 +303,51 @@ def test_a_mistake_in_the_module_names_the_file_and_the_mistake(tmp_path, model,
 def test_a_model_file_that_cannot_be_used_says_why(tmp_path, code, words):
     with pytest.raises(ProjectError, match=words):
         build(project(tmp_path / "small", code=code))
+
+
+FORWARDS = {
+    "in place": ("x -= 1\n        return self.out(x.flatten(1))", "changes the windows that it is given"),
+    "exit": ("raise SystemExit(3)", r"SystemExit: 3 \(model\.py, line 11: raise SystemExit"),
+    "no gradient": ("return self.out(x.flatten(1)).detach()", "training step changes nothing: let gradients"),
+    "by the batch's size": (
+        "return self.out(x.flatten(1)) * (2 if x.shape[0] > 20 else 1)",
+        "differs from PyTorch .* decides nothing in Python",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FORWARDS)
+def test_a_forward_that_cannot_be_a_program_is_told_why(tmp_path, case):
+    body, words = FORWARDS[case]
+    code = f"""
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(48, 3)
+
+    def forward(self, x):
+        {body}
+
+def model():
+    return Net()
+"""
+    folder = project(tmp_path / "small", code=code)
+    with pytest.raises((ProjectError, DisagreementError), match=words):
+        build(folder)
+    assert not list(folder.glob("*.marram"))
+
+
+def test_more_parameters_than_a_device_takes_are_told_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr("marram_cloud.workshop.project.MOST_PARAMETERS", 146)
+    with pytest.raises(ProjectError, match=r"model\.py: 147 parameters .* at most 146: name fewer"):
+        build(project(tmp_path / "small"))
+
+
+def test_another_default_type_is_refused_and_does_not_stay(tmp_path):
+    code = f"torch.set_default_dtype(torch.float64)\n\ndef model():\n    return {LINEAR}.float()\n"
+    with pytest.raises(ProjectError, match=r"model\.py: sets PyTorch's default type: leave out"):
+        build(project(tmp_path / "small", code=code))
+    assert torch.get_default_dtype() == torch.float32
 
 
 @pytest.mark.parametrize("name", ["project.yaml", "model.py", "calibration.npz"])

@@ -6,12 +6,13 @@ import re
 import numpy as np
 import pytest
 from marram.bundle.file import read
+from marram.errors import StorageError
 from marram_cloud.cli import main
+from marram_cloud.projects.errors import ProjectError
 from marram_cloud.releases.calibration import CalibrationError
 from marram_cloud.workshop.budget import Budget, BudgetError
 from marram_cloud.workshop.build import build
 from marram_cloud.workshop.compress import compress
-from marram_cloud.workshop.project import ProjectError
 
 from tests.support.sampled import ONLY_ZOO
 from tests.unit.cloud.workshop.test_build import project
@@ -58,6 +59,11 @@ def test_pruning_makes_the_model_really_smaller(searched):
     assert pruned["parameters"] < 0.6 * whole["parameters"]
     assert pruned["macs"] < 0.6 * whole["macs"]
     assert pruned["bytes"] < whole["bytes"]
+
+
+def test_what_is_taken_is_told_with_its_accuracy(searched):
+    _, report, built = searched
+    assert f"in float32, {report['chosen']['quality']['accuracy']:.3f} in int8; differs" in str(built)
 
 
 def test_what_is_taken_keeps_the_budget_and_is_the_smallest_that_does(searched):
@@ -133,6 +139,21 @@ def test_when_nothing_fits_the_nearest_are_named_and_nothing_is_written(tmp_path
     with pytest.raises(BudgetError, match=r"no model keeps --max-bytes 100; [\s\S]*\n  int8: \d+ bytes"):
         compress(folder, None, Budget(bytes=100))
     assert not (folder / "small.marram").exists()
+
+
+def test_a_report_that_cannot_be_written_leaves_no_bundle(tmp_path):
+    folder = project(tmp_path / "small")
+    with pytest.raises(BudgetError, match=r"model\.py: is no folder"):
+        compress(folder, None, Budget(), folder / "model.py")
+    (folder / "report" / "report.html").mkdir(parents=True)
+    with pytest.raises(StorageError, match=r"report\.html: cannot be written"):
+        compress(folder, None, Budget(), folder / "report")
+    assert not (folder / "small.marram").exists()
+
+
+def test_without_a_pass_nothing_is_trained(tmp_path):
+    with pytest.raises(BudgetError, match="--epochs 0: expected at least 1"):
+        compress(project(tmp_path / "small"), None, Budget(bytes=100), epochs=0)
 
 
 def test_a_limit_of_accuracy_needs_windows_to_judge_by(tmp_path):

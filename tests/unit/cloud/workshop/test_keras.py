@@ -16,9 +16,9 @@ from marram_cloud.cli import main
 from marram_cloud.compression.errors import CompressionError
 from marram_cloud.litert.choosing import BOUND
 from marram_cloud.litert.quantise import in_float
+from marram_cloud.projects.errors import ProjectError
 from marram_cloud.releases.calibration import read_calibration
 from marram_cloud.workshop.keras_bundle import TENSORFLOW, build_keras
-from marram_cloud.workshop.project import ProjectError
 
 from tests.support.fleet import SHOULDER, Device
 from tests.support.windows import shoulder_windows

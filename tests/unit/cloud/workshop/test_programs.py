@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from marram.bundle.file import read
+from marram_cloud.projects.errors import ProjectError
 from marram_cloud.workshop.build import build
 from marram_cloud.workshop.plain import chance
-from marram_cloud.workshop.project import Project, ProjectError
+from marram_cloud.workshop.project import Project
 from torch import nn
 from torch.nn import functional
 

@@ -3,9 +3,10 @@
 import textwrap
 
 import pytest
+from marram_cloud.projects.errors import ProjectError
 from marram_cloud.workshop import export
 from marram_cloud.workshop.build import build
-from marram_cloud.workshop.project import Project, ProjectError
+from marram_cloud.workshop.project import Project
 from marram_cloud.workshop.translations import UnsupportedError
 
 from tests.support.sampled import drawn
