@@ -48,8 +48,8 @@ def measure() -> Result:
         "size nor time depends on values. One window on one thread, medians of 1,000 in a process of its "
         "own. The difference is the outputs' from the same model in float, relative, on the calibration "
         "windows. Unequal channels: a depthwise network on scikit-learn's digits (tests/support/unequal.py), "
-        "whose BatchNorm factors begin spread over a range of 300, undone in the weights behind them; trained "
-        f"and searched with {_UNEQUAL}. Accuracy on 797 digits, with its 95 % interval.",
+        "whose BatchNorm factors begin spread over a range of 300, undone in the weights after them; trained "
+        f"and searched, without pruning, with {_UNEQUAL}. Accuracy on 797 digits, with its 95 % interval.",
         figures,
     )
 
