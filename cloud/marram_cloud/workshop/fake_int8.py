@@ -1,6 +1,8 @@
 """Quantisation-aware training: the module learns with weights and layer inputs rounded as in int8.
 
-Gradients pass the rounding as if it were not there (Jacob et al., arXiv 1712.05877).
+Gradients pass the rounding as if it were not there (Jacob et al., arXiv 1712.05877). Every other batch is not
+rounded. It measures the ranges: they come from float values, as those of the program will, not from values
+that are rounded already. And the module stays as good in float, where devices go on training it.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from marram_cloud.workshop.tuning import Lessons, tune
 
 _AXES: dict[type[nn.Module], int] = {nn.Conv1d: 0, nn.Conv2d: 0, nn.Linear: 0}
 _TINY = 1e-8
-_KEPT = 0.95  # of the range so far, at each step
+_KEPT = 0.95  # of the range so far, at each batch in float
 
 
 def tune_for_int8(module: nn.Module, lessons: Lessons, teacher: nn.Module) -> nn.Module:
@@ -32,12 +34,14 @@ def tune_for_int8(module: nn.Module, lessons: Lessons, teacher: nn.Module) -> nn
 
 @contextmanager
 def fake_int8(module: nn.Module) -> Iterator[None]:
-    """Inside, the module computes as if in int8; behind it, its weights are plain float32 again."""
+    """Inside, the module computes by turns in float, first, and as if in int8; behind it, its weights are
+    plain float32 again."""
     layers = [one for one in module.modules() if type(one) in _AXES]
-    hooks = []
+    turns = _Turns()
+    hooks = [module.register_forward_pre_hook(turns)]
     for layer in layers:
-        parametrize.register_parametrization(layer, "weight", _Weight(_AXES[type(layer)]))
-        hooks.append(layer.register_forward_pre_hook(_Activation()))
+        parametrize.register_parametrization(layer, "weight", _Weight(_AXES[type(layer)], turns))
+        hooks.append(layer.register_forward_pre_hook(_Activation(turns)))
     try:
         yield
     finally:
@@ -47,31 +51,52 @@ def fake_int8(module: nn.Module) -> Iterator[None]:
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
 
 
+class _Turns:
+    """Whether the batch that is computed is rounded."""
+
+    def __init__(self) -> None:
+        self.rounded = True
+
+    def __call__(self, module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        self.rounded = not self.rounded
+
+
 class _Weight(nn.Module):
     """Symmetric, per output channel."""
 
-    def __init__(self, axis: int) -> None:
+    def __init__(self, axis: int, turns: _Turns) -> None:
         super().__init__()
-        self.axis = axis
+        self._axis, self._turns = axis, turns
 
     def forward(self, weight: Tensor) -> Tensor:
-        others = [axis for axis in range(weight.dim()) if axis != self.axis]
+        if not self._turns.rounded:
+            return weight
+        others = [axis for axis in range(weight.dim()) if axis != self._axis]
         scales = (weight.detach().abs().amax(dim=others) / 127).clamp(min=_TINY)
         zeros = torch.zeros_like(scales, dtype=torch.int32)
-        return torch.fake_quantize_per_channel_affine(weight, scales, zeros, self.axis, -127, 127)
+        return torch.fake_quantize_per_channel_affine(weight, scales, zeros, self._axis, -127, 127)
 
 
 class _Activation:
-    """uint8 per tensor, with a range that follows what comes."""
+    """uint8 per tensor, with a moving average of the batches' ranges."""
 
-    def __init__(self) -> None:
-        self.low, self.high = 0.0, 0.0
+    def __init__(self, turns: _Turns) -> None:
+        self._turns = turns
+        self._begun, self._low, self._high = False, 0.0, 0.0
 
     def __call__(self, layer: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         x = given[0]
-        low, high = min(0.0, float(x.detach().min())), max(0.0, float(x.detach().max()))
-        self.low = min(low, _KEPT * self.low + (1 - _KEPT) * low)
-        self.high = max(high, _KEPT * self.high + (1 - _KEPT) * high)
-        scale = max((self.high - self.low) / 255, _TINY)
-        zero = min(255, max(0, round(-self.low / scale)))
+        if not self._turns.rounded:
+            self._follow(x.detach())
+            return given
+        scale = max((self._high - self._low) / 255, _TINY)
+        zero = min(255, max(0, round(-self._low / scale)))
         return (torch.fake_quantize_per_tensor_affine(x, scale, zero, 0, 255), *given[1:])
+
+    def _follow(self, x: Tensor) -> None:
+        low, high = min(0.0, float(x.min())), max(0.0, float(x.max()))
+        kept = _KEPT if self._begun else 0.0
+        self._low, self._high = (
+            kept * before + (1 - kept) * now for before, now in ((self._low, low), (self._high, high))
+        )
+        self._begun = True

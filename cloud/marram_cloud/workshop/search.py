@@ -100,8 +100,7 @@ class Bench:
         if self._loses(found[-1], found[0]):
             found += self._mixed(subject, layers, found[0])
             if data.lessons is not None:
-                gently = replace(data.lessons, learning_rate=data.lessons.learning_rate / 4)
-                learnt = tune_for_int8(module, gently, module)
+                learnt = tune_for_int8(module, data.lessons, module)
                 found.append(self._trial(self._subject(learnt, ratio), "int8 tuned", ()))
         return found
 

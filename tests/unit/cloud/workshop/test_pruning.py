@@ -133,19 +133,34 @@ def test_statistics_that_are_frozen_stay_in_a_pruned_copy():
     assert torch.equal(pruned.norm.running_mean, torch.zeros(pruned.norm.num_features))
 
 
-def test_inside_fake_int8_a_layer_computes_with_rounded_weights_and_behind_it_with_its_own():
+def test_inside_fake_int8_every_other_batch_is_computed_with_rounded_weights_and_behind_it_none():
     layer = nn.Linear(3, 2)
     weight = layer.weight.detach().clone()
     x = torch.randn(50, 3)
     module = nn.Sequential(layer)
     exact = module(x)
     with fake_int8(module):
+        assert torch.equal(module(x), exact)
         rounded = module(x)
         steps = layer.weight / (weight.abs().amax(dim=1, keepdim=True) / 127)
         torch.testing.assert_close(steps, steps.round(), atol=1e-3, rtol=0)
+        assert torch.equal(module(x), exact)
     assert 0 < (rounded - exact).abs().max() < 0.1
     assert torch.equal(layer.weight, weight)
     assert torch.equal(module(x), exact)
+
+
+def test_the_ranges_follow_the_batches_in_float_and_what_is_outside_is_cut():
+    layer = nn.Linear(1, 1)
+    module = nn.Sequential(layer)
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+        layer.bias.zero_()
+    with fake_int8(module):
+        for largest in (1.0, 50.0, 2.0):  # in float, rounded, in float
+            module(torch.tensor([[0.0], [largest]]))
+        cut = float(module(torch.tensor([[9.0]])).detach())
+    assert cut == pytest.approx(0.95 * 1.0 + 0.05 * 2.0, rel=0.01)
 
 
 def test_a_module_learns_in_fake_int8_and_keeps_the_order_of_its_parameters():

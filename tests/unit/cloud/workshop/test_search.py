@@ -1,17 +1,25 @@
 """What is done where int8 loses too much."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
+from marram.programs.program import load
+from marram_cloud.compression.quantise import quantise
+from marram_cloud.compression.ranges import calibrate
 from marram_cloud.releases.calibration import Calibration
 from marram_cloud.workshop.budget import Budget
 from marram_cloud.workshop.build import predict_program
+from marram_cloud.workshop.fake_int8 import tune_for_int8
 from marram_cloud.workshop.functions import Functions
 from marram_cloud.workshop.losses import usual
 from marram_cloud.workshop.optimisers import Sgd
 from marram_cloud.workshop.search import Data, search
-from marram_cloud.workshop.tuning import Lessons
+from marram_cloud.workshop.tuning import Lessons, tune
 from torch import nn
+
+from tests.support.unequal import SEED, digits, network
 
 
 def functions(module):
@@ -82,3 +90,27 @@ def test_without_training_windows_the_module_stays_as_it_is():
     assert not by_precision(found, "int8 tuned")
     for name, value in module.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_training_for_int8_rescues_what_int8_and_training_in_float_spoil():
+    learnt, judged = digits()
+    torch.manual_seed(SEED)
+    module = network(8)
+    lessons = Lessons(*map(torch.from_numpy, learnt), functions(module), epochs=10)
+
+    def right(one):
+        """In float and in int8."""
+        made = functions(one)
+        predict, flat = predict_program(made, judged[0].shape[1:]), made.flat().numpy()
+        int8 = load(quantise(predict, flat, calibrate(predict, flat, learnt[0][::4])), "onnx")
+        said = load(predict, "onnx")(parameters=flat, x=judged[0]), int8(x=judged[0])
+        return [float((one["scores"].argmax(axis=1) == judged[1]).mean()) for one in said]
+
+    tune(module, lessons)
+    exact, int8 = right(module)
+    assert int8 < exact - 0.1
+    longer = copy.deepcopy(module)
+    tune(longer, lessons, module)
+    assert right(longer)[1] < exact - 0.05
+    rescued = right(tune_for_int8(module, lessons, module))
+    assert min(rescued) > exact - 0.03
