@@ -20,6 +20,8 @@ _PASSING = CLIPPING | {
     "Slice", "Squeeze", "Transpose", "Unsqueeze",
 }  # fmt: skip
 QUANTISABLE = sorted(_LAYERS | _PASSING)
+GIVEN_IN_FLOAT = ["Gemm", "MatMul"]
+"""Layers whose kernels give float as fast: what they give is turned to int8 only where that is read."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from marram_cloud.compression.errors import CompressionError
 from marram_cloud.compression.folding import fold
-from marram_cloud.compression.operators import CLIPPING, QUANTISABLE, chosen
+from marram_cloud.compression.operators import CLIPPING, GIVEN_IN_FLOAT, QUANTISABLE, chosen
 from marram_cloud.compression.quiet import quiet
 
 Ranges = Mapping[str, tuple[float, float]]
@@ -62,10 +62,11 @@ def activations(
 
 
 def _activations(folded: onnx.ModelProto, names: list[str]) -> tuple[str, ...]:
-    """As onnxruntime's quantiser itself decides, tried out with ranges that mean nothing."""
+    """As onnxruntime's quantiser itself decides, tried out with ranges that mean nothing; of every layer also
+    what it gives, which the form for LiteRT needs."""
     tensors = {name for node in folded.graph.node for name in (*node.input, *node.output)}
     there = {name for node in folded.graph.node if node.op_type == "QuantizeLinear" for name in node.input}
-    tried = _quantised(folded, names, dict.fromkeys(tensors, (0.0, 1.0)))
+    tried = _quantised(folded, names, dict.fromkeys(tensors, (0.0, 1.0)), given_in_float=[])
     constants = {one.name for one in tried.graph.initializer}
     return tuple(
         # Behind an output of the program its int8 has the name, so the tensor got another one.
@@ -75,7 +76,9 @@ def _activations(folded: onnx.ModelProto, names: list[str]) -> tuple[str, ...]:
     )
 
 
-def _quantised(folded: onnx.ModelProto, names: list[str], ranges: Ranges) -> onnx.ModelProto:
+def _quantised(
+    folded: onnx.ModelProto, names: list[str], ranges: Ranges, given_in_float: list[str] = GIVEN_IN_FLOAT
+) -> onnx.ModelProto:
     if not names:  # the quantiser takes an empty list for "all"
         return folded
     # The quantiser asks for a range also in front of a Relu that it is about to melt into the layer.
@@ -95,7 +98,8 @@ def _quantised(folded: onnx.ModelProto, names: list[str], ranges: Ranges) -> onn
         quantiser = QDQQuantizer(
             onnx.shape_inference.infer_shapes(folded), per_channel=True, reduce_range=False,
             weight_qType=QuantType.QInt8, activation_qType=QuantType.QUInt8, tensors_range=limits,
-            nodes_to_quantize=names, nodes_to_exclude=[], op_types_to_quantize=QUANTISABLE, extra_options={},
+            nodes_to_quantize=names, nodes_to_exclude=[], op_types_to_quantize=QUANTISABLE,
+            extra_options={"OpTypesToExcludeOutputQuantization": given_in_float},
         )  # fmt: skip
         quantiser.quantize_model()
     # Some of its nodes stand before what they read; onnxruntime takes that, the standard does not.

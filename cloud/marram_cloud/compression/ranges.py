@@ -48,6 +48,8 @@ def measure(
     of a mask.
     """
     names = activations(predict, parameters)
+    if not names:
+        return {}
     folded = fold(predict, parameters)
     wanted = {node.op_type for node in folded.graph.node if {*node.input, *node.output}.intersection(names)}
     kind, options = _CALIBRATIONS[method]

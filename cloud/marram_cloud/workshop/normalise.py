@@ -27,6 +27,36 @@ def batch_norm(
     return made
 
 
+def with_statistics(
+    input: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float
+) -> Tensor:
+    """Normalised by statistics that are given, each (channels,), and have no gradient."""
+    made: Tensor = _WithStatistics.apply(input, weight, bias, mean, variance, eps)
+    return made
+
+
+class _WithStatistics(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        input: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float
+    ) -> Tensor:
+        return _affine(input, weight, bias, mean, variance, eps)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ANN401
+        input, weight, _, mean, variance, ctx.eps = inputs
+        ctx.save_for_backward(input, weight, mean, variance)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        input, weight, mean, variance = ctx.saved_tensors
+        none, one = torch.zeros_like(mean), torch.ones_like(mean)
+        axes = _all_but_channels(input)
+        normalised = _affine(input, one, none, mean, variance, ctx.eps)
+        of_input = _affine(gradient, weight, none, none, variance, ctx.eps)
+        return of_input, (gradient * normalised).sum(axes), gradient.sum(axes), None, None, None
+
+
 class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def forward(*inputs: Any) -> tuple[Tensor, ...]:  # noqa: ANN401
@@ -55,10 +85,12 @@ class _BatchNorm(torch.autograd.Function):
         return of_input, of_weight, of_bias, None, None, None
 
 
-def _affine(input: Tensor, gain: Tensor, offset: Tensor, mean: Tensor) -> Tensor:
-    """Each channel less its mean, times its gain, plus its offset."""
+def _affine(
+    input: Tensor, gain: Tensor, offset: Tensor, mean: Tensor, variance: Tensor | None = None, eps: float = 0
+) -> Tensor:
+    """Each channel less its mean, times its gain, plus its offset; by its deviation first, if it has one."""
     made: Tensor = torch.ops.aten._native_batch_norm_legit_no_training(
-        input, gain, offset, mean, torch.ones_like(mean), 0.0, 0.0
+        input, gain, offset, mean, torch.ones_like(mean) if variance is None else variance, 0.0, eps
     )[0]
     return made
 
@@ -71,7 +103,7 @@ def _normalised(
     input: Tensor, weight: Tensor, bias: Tensor, count: Tensor, eps: float, number: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     variance, mean = torch.var_mean(input, _all_but_channels(input), correction=0)
-    return _affine(input, torch.rsqrt(variance + eps) * weight, bias, mean), mean, variance
+    return _affine(input, weight, bias, mean, variance, eps), mean, variance
 
 
 define(

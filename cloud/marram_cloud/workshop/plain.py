@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from marram_cloud.workshop import gru, lstm, recurrent
-from marram_cloud.workshop.normalise import batch_norm
+from marram_cloud.workshop.normalise import batch_norm, with_statistics
 from marram_cloud.workshop.translations import UnsupportedError
 
 # Of a Lehmer generator; squares modulo this prime still fit in 63 bits.
@@ -86,9 +86,7 @@ class Plain:
         )
         offset = torch.zeros_like(gain) if bias is None else bias
         if not training and running_mean is not None and running_var is not None:
-            shape = (1, -1, *(1,) * (input.ndim - 2))
-            scale = torch.rsqrt(running_var + eps) * gain
-            return input * scale.reshape(shape) + (offset - running_mean * scale).reshape(shape)
+            return with_statistics(input, gain, offset, running_mean, running_var, eps)
         count = self._rows(input) * math.prod(input.shape[2:])
         self.normalised += 1
         made, mean, variance = batch_norm(input, gain, offset, count, eps, self.normalised)

@@ -57,6 +57,28 @@ normalised (float[132] parameters, float[batch, 2, 16] x) => (float[batch, 4] sc
    scores = Softmax <axis = 1> (logits)
 }
 """
+# The same behind a Gemm, whose weight may stand either way.
+NORMALISED_DENSE = """
+<ir_version: 9, opset_import: ["" : 18]>
+dense (float[92] parameters, float[batch, 4, 16] x) => (float[batch, 4] scores)
+<int64[11] parts = {24, 6, 6, 6, 6, 24, 4, 4, 4, 4, 4}, int64[2] first = {4, 6}, int64[2] last = {4, 6},
+ int64[2] flat = {0, -1}>
+{
+   a, gain, shift, mean, raw, b, b_bias, gain2, shift2, mean2, raw2 = Split (parameters, parts)
+   variance = Softplus (raw)
+   variance2 = Softplus (raw2)
+   a_weight = Reshape (a, first)
+   b_weight = Reshape (b, last)
+   pooled = GlobalAveragePool (x)
+   features = Reshape (pooled, flat)
+   made = Gemm (features, a_weight)
+   normal = BatchNormalization (made, gain, shift, mean, variance)
+   entry = Relu (normal)
+   made2 = Gemm <transB = 1> (entry, b_weight, b_bias)
+   normal2 = BatchNormalization (made2, gain2, shift2, mean2, variance2)
+   scores = Softmax <axis = 1> (normal2)
+}
+"""
 # One weight and one bias in two convolutions.
 SHARED = """
 <ir_version: 9, opset_import: ["" : 18]>
@@ -113,6 +135,7 @@ NETWORKS = {
     "residual": RESIDUAL,
     "attention": ATTENTION,
     "normalised": NORMALISED,
+    "normalised dense": NORMALISED_DENSE,
     "shared": SHARED,
     "frozen": FROZEN,
 }
@@ -144,8 +167,9 @@ def test_its_ranges_are_those_that_onnxruntimes_calibrator_measures(name):
         assert limits == pytest.approx(usual[activation], rel=1e-5), activation
 
 
-def test_a_batch_norm_behind_a_convolution_is_folded_into_it():
-    predict, (parameters, windows) = program(NORMALISED), drawn(NORMALISED)
+@pytest.mark.parametrize("text", [NORMALISED, NORMALISED_DENSE], ids=["convolutions", "dense"])
+def test_a_batch_norm_behind_a_layer_is_folded_into_it(text):
+    predict, (parameters, windows) = program(text), drawn(text)
     folded = fold(predict, parameters)
     assert "BatchNormalization" not in {node.op_type for node in folded.graph.node}
     exact = load(predict, "onnx")(parameters=parameters, x=windows)
