@@ -15,7 +15,7 @@ from marram_cloud.litert.quantise import difference
 from tests.integration.test_releases import confirmed, send_out
 from tests.support.fleet import SHOULDER, Device, Fleet
 from tests.support.mosquitto import Mosquitto
-from tests.support.sampled import EVERY_FOURTH_DAY
+from tests.support.sampled import every_fourth_day
 from tests.support.windows import bundle, shoulder_windows
 
 _RUNTIMES = {"LiteRT": "tflite", "onnxruntime": "onnx"}
@@ -44,7 +44,7 @@ def runtime(device: Device) -> tuple[str, str]:
     return model["runtime"], model["why"]
 
 
-@EVERY_FOURTH_DAY
+@every_fourth_day(0)
 def test_the_aggregator_releases_both_forms_and_the_device_runs_the_better(tmp_path: Path) -> None:
     made = with_template(tmp_path)
     with (

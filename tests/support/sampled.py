@@ -11,10 +11,11 @@ import pytest
 ALL = os.environ.get("MARRAM_ZOO") == "all"
 ONLY_ZOO = pytest.mark.skipif(not ALL, reason="slow: make zoo runs it")
 
-EVERY_FOURTH_DAY = pytest.mark.skipif(
-    not ALL and not os.environ.get("MARRAM_TFLITE") and bool(date.today().toordinal() % 4),
-    reason="slow: every fourth day, and in make zoo and make tflite",
-)
+
+def every_fourth_day(turn: int) -> pytest.MarkDecorator:
+    """Of slow tests, which take turns. turn: 0 to 3, whose day it is."""
+    others = not ALL and not os.environ.get("MARRAM_TFLITE") and date.today().toordinal() % 4 != turn
+    return pytest.mark.skipif(others, reason="slow: every fourth day, and in make zoo and make tflite")
 
 
 def drawn(names: Iterable[str], count: int) -> list[str]:

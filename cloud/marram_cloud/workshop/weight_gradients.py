@@ -19,12 +19,12 @@ def weight_gradient(seen: Value, made: Value, sizes: Sizes) -> Value:
     with the unfolded input, whose axes are innermost, so that unfolding copies long runs: measured faster in
     onnxruntime than a convolution with its axes swapped, and than unfolding channels innermost.
     """
+    if sizes.groups == 1:
+        return _dense_weight_gradient(_padded(seen, sizes), made, sizes)
     swapped = [1, 0, *range(2, 2 + len(sizes.kernel))]
     seen, made = _padded(op.Transpose(seen, perm=swapped), sizes), op.Transpose(made, perm=swapped)
     if sizes.depthwise:
         return _depthwise_weight_gradient(seen, made, sizes)
-    if sizes.groups == 1:
-        return _dense_weight_gradient(seen, 0, made, sizes)
     groups, places = sizes.groups, math.prod(sizes.kernel)
     inside, outside = sizes.inside // groups, sizes.outside // groups
     columns = _columns(seen, sizes, [sizes.inside, -1])
@@ -35,6 +35,32 @@ def weight_gradient(seen: Value, made: Value, sizes: Sizes) -> Value:
     product = op.MatMul(wanted, op.Transpose(unfolded, perm=[0, 2, 1]))
     apart = op.Transpose(op.Reshape(product, ints([sizes.outside, places, inside])), perm=[0, 2, 1])
     return op.Reshape(apart, ints([sizes.outside, inside, *sizes.kernel]))
+
+
+def _dense_weight_gradient(seen: Value, made: Value, sizes: Sizes) -> Value:
+    """seen: padded. It is unfolded along its last axis alone; along the others slices are long runs, which
+    need not be brought together. One product for each window, and their sum."""
+    across, places = sizes.kernel[-1], math.prod(sizes.outputs)
+    columns = list(_columns(seen, sizes, [-1, sizes.inside]))
+    wide = columns[0] if across == 1 else op.Concat(*columns, axis=1)
+    wanted = op.Transpose(op.Reshape(made, ints([-1, sizes.outside, places])), perm=[0, 2, 1])
+    rows = [
+        op.ReduceSum(
+            op.MatMul(op.Reshape(tap, ints([-1, across * sizes.inside, places])), wanted),
+            ints([0]),
+            keepdims=0,
+        )
+        for tap in _taps(wide, sizes, last=-1)
+    ]
+    return _with_kernel(rows, sizes)
+
+
+def _with_kernel(rows: list[Value], sizes: Sizes) -> Value:
+    """(o, c, kernel) from one (columns * c, o) for each of the kernel's rows."""
+    whole = rows[0] if len(rows) == 1 else op.Concat(*rows, axis=0)
+    places = math.prod(sizes.kernel)
+    apart = op.Transpose(op.Reshape(whole, ints([places, sizes.inside, sizes.outside])), perm=[2, 1, 0])
+    return op.Reshape(apart, ints([sizes.outside, sizes.inside, *sizes.kernel]))
 
 
 def _depthwise_weight_gradient(seen: Value, made: Value, sizes: Sizes) -> Value:
@@ -57,7 +83,19 @@ def innermost_weight_gradient(seen: Value, made: Value, sizes: Sizes) -> Value:
     seen, made = _padded(to_innermost(seen), sizes, 1), to_innermost(made)
     if sizes.depthwise:
         return _pairs_of_rows(seen, made, sizes)
-    return _dense_weight_gradient(seen, 1, made, sizes)
+    flat = op.Reshape(made, ints([sizes.outside, -1]))
+    if math.prod(sizes.kernel) == 1:
+        (tap,) = _taps(seen, sizes)
+        product = op.MatMul(flat, op.Transpose(op.Reshape(tap, ints([sizes.inside, -1])), perm=[1, 0]))
+        return op.Reshape(product, ints([sizes.outside, sizes.inside, *sizes.kernel]))
+    wanted, across = op.Transpose(flat, perm=[1, 0]), sizes.kernel[-1]
+    columns = list(_taps(seen, sizes, first=-1))
+    wide = columns[0] if across == 1 else op.Concat(*columns, axis=1)
+    rows = [
+        op.MatMul(op.Reshape(tap, ints([across * sizes.inside, -1])), wanted)
+        for tap in _taps(wide, sizes, last=-1)
+    ]
+    return _with_kernel(rows, sizes)
 
 
 def _pairs_of_rows(seen: Value, made: Value, sizes: Sizes) -> Value:
@@ -84,31 +122,6 @@ def _pairs_of_rows(seen: Value, made: Value, sizes: Sizes) -> Value:
     taps = op.Slice(apart, ints([0]), ints([end]), ints([2]), ints([spread]))
     turned = op.Transpose(taps, perm=[0, 2, 1])
     return op.Reshape(turned, ints([sizes.outside, 1, *sizes.kernel]))
-
-
-def _dense_weight_gradient(seen: Value, channels: int, made: Value, sizes: Sizes) -> Value:
-    """seen: padded; channels: the axis of its channels, before axis 2. made: channels first.
-
-    It is unfolded along its last axis alone; along the others slices are long runs, which need not be brought
-    together.
-    """
-    flat, places = op.Reshape(made, ints([sizes.outside, -1])), math.prod(sizes.kernel)
-    if places == 1:
-        (tap,) = _taps(seen, sizes)
-        product = op.MatMul(flat, op.Transpose(op.Reshape(tap, ints([sizes.inside, -1])), perm=[1, 0]))
-        return op.Reshape(product, ints([sizes.outside, sizes.inside, *sizes.kernel]))
-    wanted, across = op.Transpose(flat, perm=[1, 0]), sizes.kernel[-1]
-    columns = list(
-        _columns(seen, sizes, [sizes.inside, -1]) if channels == 0 else _taps(seen, sizes, first=-1)
-    )
-    wide = columns[0] if across == 1 else op.Concat(*columns, axis=channels)
-    products = [
-        op.MatMul(op.Reshape(tap, ints([across * sizes.inside, -1])), wanted)
-        for tap in _taps(wide, sizes, last=-1)
-    ]
-    product = products[0] if len(products) == 1 else op.Concat(*products, axis=0)
-    apart = op.Transpose(op.Reshape(product, ints([places, sizes.inside, sizes.outside])), perm=[2, 1, 0])
-    return op.Reshape(apart, ints([sizes.outside, sizes.inside, *sizes.kernel]))
 
 
 def _padded(seen: Value, sizes: Sizes, behind: int = 0) -> Value:

@@ -92,7 +92,7 @@ def test_float32_runs_where_the_arrays_were_made_for_another_int8_program(own, c
 def test_arrays_that_make_the_program_give_nan_are_not_run(own, caplog):
     made = learnt()
     arrays = decode_arrays(made.int8)
-    arrays["addmm_scale"] = np.array(np.nan, np.float32)
+    arrays[f"{bundle(SHOULDER).manifest.int8.scales[-1]}_scale"] = np.array(np.nan, np.float32)
     own.save(Learnt(made.parameters, None, made.result, encode_arrays(arrays)), 77.0)
     assert names(own.models(OPTIONS)) == (FLOAT32, None)
     assert "NaN" in caplog.text

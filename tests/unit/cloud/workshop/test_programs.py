@@ -15,7 +15,7 @@ from marram_cloud.workshop.project import Project
 from torch import nn
 from torch.nn import functional
 
-from tests.support.sampled import drawn
+from tests.support.sampled import drawn, every_fourth_day
 from tests.unit.cloud.workshop.test_build import YAML, project
 
 RECONSTRUCT = YAML.replace("classify", "reconstruct").replace("labels: [x, y, z]\n", "")
@@ -164,6 +164,7 @@ def test_running_statistics_follow_the_windows_and_are_shared(tmp_path):
     same((values, loss), run.by_hand(lambda m, x, y: functional.cross_entropy(m(x), y)))
 
 
+@every_fourth_day(2)
 def test_frozen_statistics_stay_and_are_not_shared(tmp_path):
     run = Run(tmp_path, NORMED, YAML, "training: {statistics: frozen}\n")
     run.module[1].eval()
@@ -172,6 +173,7 @@ def test_frozen_statistics_stay_and_are_not_shared(tmp_path):
     same((values, loss), run.by_hand(lambda m, x, y: functional.cross_entropy(m(x), y)))
 
 
+@every_fourth_day(3)
 def test_only_what_is_trainable_is_trained_and_shared(tmp_path):
     run = Run(tmp_path, NORMED, YAML, "training: {trainable: ['4.*']}\n")
     for name, value in run.module.named_parameters():

@@ -19,6 +19,7 @@ from marram_cloud.workshop.search import Data, search
 from marram_cloud.workshop.tuning import Lessons, tune
 from torch import nn
 
+from tests.support.sampled import every_fourth_day
 from tests.support.unequal import SEED, digits, network
 
 
@@ -92,6 +93,7 @@ def test_without_training_windows_the_module_stays_as_it_is():
         assert torch.equal(value, before[name])
 
 
+@every_fourth_day(1)
 def test_training_for_int8_rescues_what_int8_and_training_in_float_spoil():
     learnt, judged = digits()
     torch.manual_seed(SEED)
