@@ -20,6 +20,7 @@ from marram.control import ControlError, ask
 from examples.sites.simulate import SITES, rows
 from tests.support.cli import marram
 from tests.support.processes import ended, eventually
+from tests.support.sampled import drawn
 
 CONFIGS = Path(__file__).parents[2] / "firmware_configs"
 # Seconds of the site's time: what it learns from, and what is judged then, before and after the fault.
@@ -107,6 +108,7 @@ def test_the_site_is_valid_on_its_own(site: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("site", drawn(SITES, 3), indirect=True)
 def test_the_site_learns_its_normal_and_finds_a_fault(site: str, config: Path) -> None:
     seconds = LEARNT[site]
     run(config, readings(site, seconds, seed=1), "trained")
