@@ -33,7 +33,8 @@ _RECURRENT = ("gru", "gru_cell", "lstm", "lstm_cell", "rnn_tanh", "rnn_relu")
 @dataclass
 class Plain:
     """The functions. seed: int64 (); None where there is no chance. seen: for each tensor of running means or
-    variances that was used in training, by ``id``, the batch's. windows: what the module is given.
+    variances that was used in training, by ``id``, the batch's: what its step leads to. windows: what the
+    module is given.
     """
 
     seed: Tensor | None = None
@@ -92,7 +93,11 @@ class Plain:
         made, mean, variance = batch_norm(input, gain, offset, count, eps, self.normalised)
         if running_mean is not None and running_var is not None:
             unbiased = variance * (count / torch.clamp(count - 1, min=1))
-            self.seen |= {id(running_mean): mean, id(running_var): unbiased}
+            for running, value in ((running_mean, mean), (running_var, unbiased)):
+                before = self.seen.get(id(running))
+                # A module that is called again moves on from where its first call led.
+                again = value if before is None else value + (1 - momentum) * (before - running)
+                self.seen[id(running)] = again
         return made
 
     def _rows(self, input: Tensor) -> Tensor:
