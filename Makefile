@@ -6,7 +6,7 @@ ARCH ?= amd64
 DEBIAN ?= 12
 FRESH ?= demo
 
-.PHONY: demo test lint bench simulate powercuts bundles lock clean deb deb-size system system-arm64 fresh zoo tflite
+.PHONY: demo test lint bench simulate powercuts bundles lock clean whole deb deb-size system system-arm64 fresh zoo tflite
 
 demo: .venv/.demo
 	$(BIN)/python -m examples.shoulder.demo
@@ -25,6 +25,10 @@ bench: .venv/.test .venv-onnxruntime-training
 
 simulate: .venv/.test
 	SEEDS=$(SEEDS) $(BIN)/python -m pytest -n auto tests/simulation
+
+# The tests, and all that they draw a part of by the date.
+whole: .venv/.test .venv-tflite-runtime
+	MARRAM_ZOO=all scripts/test
 
 # Build, train, release and run every architecture of tests/zoo (needs torch; nine minutes on two cores).
 zoo: .venv/.test

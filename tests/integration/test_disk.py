@@ -11,9 +11,10 @@ from tests.support.disk import Disk, FileSizeLimit, SmallDisk
 from tests.support.fleet import Fleet
 from tests.support.mosquitto import Mosquitto
 from tests.support.processes import eventually
+from tests.support.sampled import drawn
 
 
-@pytest.mark.parametrize("kind", ["no space left", "files may not grow"])
+@pytest.mark.parametrize("kind", drawn(["no space left", "files may not grow"], 1))
 def test_a_full_disk_stops_neither_inference_nor_the_device(tmp_path: Path, kind: str) -> None:
     small = SmallDisk(tmp_path / "small")
     with ExitStack() as stack:

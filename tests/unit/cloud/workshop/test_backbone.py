@@ -22,6 +22,7 @@ from onnx import helper
 from torch import nn
 
 from tests.support import models, tflite
+from tests.support.sampled import drawn
 from tests.support.training import filled_store, job, run
 from tests.unit.cloud.workshop.test_build import YAML, project
 
@@ -57,7 +58,7 @@ def embedding(rows=1):
     return tflite.linear(weights, (rows, 24, 2))
 
 
-@pytest.fixture(scope="module", params=["module", "tflite"])
+@pytest.fixture(scope="module", params=drawn(["module", "tflite"], 1))
 def built(tmp_path_factory, request):
     """The folder, built: with a backbone in PyTorch, and with a file that takes other axes."""
     folder = tmp_path_factory.mktemp("backbone") / "small"

@@ -16,7 +16,7 @@ from marram_cloud.workshop.translations import UnsupportedError
 from marram_cloud.workshop.verify import TOLERANCE, DisagreementError, Verifier, batches
 from torch import nn
 
-from tests.support.sampled import ONLY_ZOO, drawn
+from tests.support.sampled import ONLY_ZOO, drawn, every_fourth_day
 from tests.support.windows import HOST, SHOULDER
 
 YAML = """\
@@ -79,6 +79,7 @@ def test_an_example_builds_to_its_committed_bundle(name, tmp_path):
     np.testing.assert_allclose(made.parameters(), wanted.parameters(), atol=1e-6)
 
 
+@every_fourth_day(3)
 def test_every_required_operator_can_be_trained(tmp_path):
     layers = (
         "nn.Conv1d(2, 8, 5, stride=2, padding=2), nn.GroupNorm(2, 8), nn.ReLU(), nn.MaxPool1d(2), "

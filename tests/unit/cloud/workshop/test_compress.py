@@ -14,7 +14,7 @@ from marram_cloud.workshop.budget import Budget, BudgetError
 from marram_cloud.workshop.build import build
 from marram_cloud.workshop.compress import compress
 
-from tests.support.sampled import ONLY_ZOO
+from tests.support.sampled import ONLY_ZOO, every_fourth_day
 from tests.unit.cloud.workshop.test_build import project
 
 NETWORK = (
@@ -141,6 +141,7 @@ def test_when_nothing_fits_the_nearest_are_named_and_nothing_is_written(tmp_path
     assert not (folder / "small.marram").exists()
 
 
+@every_fourth_day(2)
 def test_a_report_that_cannot_be_written_leaves_no_bundle(tmp_path):
     folder = project(tmp_path / "small")
     with pytest.raises(BudgetError, match=r"model\.py: is no folder"):

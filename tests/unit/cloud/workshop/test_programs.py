@@ -190,6 +190,7 @@ def test_a_pattern_that_names_nothing_is_told_with_the_names_that_there_are(tmp_
         build(folder)
 
 
+@every_fourth_day(0)
 def test_dropout_follows_the_seed_and_drops_as_many_as_it_says(tmp_path):
     code = """
     class Half(nn.Module):
