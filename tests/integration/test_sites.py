@@ -108,7 +108,7 @@ def test_the_site_is_valid_on_its_own(site: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("site", drawn(SITES, 3), indirect=True)
+@pytest.mark.parametrize("site", drawn(SITES, 2), indirect=True)
 def test_the_site_learns_its_normal_and_finds_a_fault(site: str, config: Path) -> None:
     seconds = LEARNT[site]
     run(config, readings(site, seconds, seed=1), "trained")
