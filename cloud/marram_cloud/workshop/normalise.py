@@ -12,10 +12,8 @@ import torch
 from onnxscript import opset18 as op
 from torch import Tensor
 
+from marram_cloud.workshop.convolution_sizes import Value
 from marram_cloud.workshop.operators import define
-
-# ONNX values while a graph is traced; onnxscript has no public type for them.
-Value = Any
 
 
 def batch_norm(

@@ -18,13 +18,11 @@ from onnxscript import opset18 as op
 from torch import Tensor
 from torch._decomp import core_aten_decompositions
 
+from marram_cloud.workshop.convolution_sizes import Value, ints
 from marram_cloud.workshop.convolutions import convolution, convolution_backward
 from marram_cloud.workshop.gru import gru_back_to_onnx, gru_to_onnx
 from marram_cloud.workshop.lstm import lstm_back_to_onnx, lstm_cells_to_onnx, lstm_to_onnx
 from marram_cloud.workshop.normalise import batch_norm_to_onnx
-
-# ONNX values while a graph is traced; onnxscript has no public type for them.
-Value = Any
 
 # Any number that is not denormal comes to 1 and more.
 _STEEP = 1e38
@@ -54,7 +52,7 @@ def max_pool_backward(
                 "nothing but padding: make padding or dilation smaller"
             )
     shape = op.Shape(self)
-    planes = _ints([0, 0, -1])
+    planes = ints([0, 0, -1])
     zeros = op.Reshape(op.Expand(op.Constant(value_float=0.0), shape), planes)
     places, values = op.Reshape(indices, planes), op.Reshape(grad_output, planes)
     return op.Reshape(op.ScatterElements(zeros, places, values, axis=2, reduction="add"), shape)
@@ -80,7 +78,7 @@ def avg_pool_backward(
         left_over.append(size - ((output - 1) * step - 2 * pad + kernel))
     divisors = np.outer(*counts) if divisor_override is None else np.full(outputs, divisor_override)
     # Planes one by one, so that one kernel of ones serves them all.
-    planes = op.Reshape(grad_output, _ints([-1, 1, *outputs]))
+    planes = op.Reshape(grad_output, ints([-1, 1, *outputs]))
     spread = op.ConvTranspose(
         op.Mul(planes, _floats(1 / divisors[None, None])), _floats(np.ones((1, 1, *kernel_size))),
         strides=steps, pads=[*padding, *padding], output_padding=left_over,
@@ -97,10 +95,6 @@ def threshold_backward(grad_output: Value, self: Value, threshold: float) -> Val
 
 def _floats(values: NDArray[np.float64]) -> Value:
     return op.Constant(value=onnx.numpy_helper.from_array(values.astype(np.float32)))
-
-
-def _ints(values: list[int]) -> Value:
-    return op.Constant(value_ints=values)
 
 
 def constant_pad(input: Tensor, pad: Sequence[int], value: float = 0.0) -> Tensor:

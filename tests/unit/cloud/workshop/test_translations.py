@@ -145,6 +145,15 @@ def test_the_gradients_of_a_transposed_convolution(case, data):
         agree(one, expected)
 
 
+@pytest.mark.parametrize(("rows", "columns", "innermost"), [(25, 5, True), (128, 2, False), (20, 20, False)])
+def test_a_tall_plane_is_not_made_all_rows_at_once(rows, columns, innermost):
+    """The kernel for that would be as high as the plane, and there would be one for each row."""
+    x, weight = np.zeros((1, 4, rows, columns)), np.zeros((4, 1, 3, 3))
+    sizes = convolution_sizes.sizes_of(x, (rows, columns), weight, (1, 1), (1, 1), (1, 1), 4)
+    assert sizes.depthwise
+    assert sizes.innermost is innermost
+
+
 def pooled(function, batch, channel, length, gradient_of, **options):
     """Through two dimensions with a height of one, as PyTorch's one-dimensional poolings go."""
     x = random(batch, channel, 1, length).requires_grad_()
